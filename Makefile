@@ -1,0 +1,83 @@
+# make reproduce   run the notebooks and build the report        make test   run the tests
+# Both create .venv on their first call; `make help` lists the rest.
+
+PYTHON ?= python3
+PROFILE ?= mini
+LOCK_FLAGS ?=
+# Another torch than the one in the lock, as TORCH="torch==..."; remembered in .venv until TORCH= takes it back.
+TORCH ?= $(shell cat .venv/torch.txt 2>/dev/null)
+
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+DIFFCLF := $(PY) -m diffclf
+PYTEST := $(PY) -m pytest
+CODE := diffclf tests notebooks
+
+# Idle OpenMP threads that spin instead of sleeping cost torch most of its speed as soon as a core is shared.
+export OMP_WAIT_POLICY := PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce report test test-all lint format lab train bench reference data-table lock FORCE
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: .venv/installed  ## create .venv and install the pinned dependencies
+
+reproduce: setup  ## run the notebooks at PROFILE (default mini), then build the report
+	@$(DIFFCLF) reproduce --profile $(PROFILE)
+
+report: setup  ## build the report of the last run at PROFILE
+	@$(DIFFCLF) report --profile $(PROFILE)
+
+test: setup  ## unit tests, then every notebook at the smoke profile
+	@$(PYTEST) -q tests
+	@HF_HUB_OFFLINE=1 DIFFCLF_PROFILE=smoke $(PYTEST) -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300 --nbval-kernel-startup-timeout 120 notebooks
+
+test-all: setup  ## unit tests, the slow ones too
+	@$(PYTEST) -q -m "" tests
+
+lint: setup  ## ruff over code, tests and notebooks
+	@$(PY) -m ruff check $(CODE)
+	@$(PY) -m ruff format --check $(CODE)
+
+format: setup  ## let ruff format and repair what it can
+	@$(PY) -m ruff check --fix $(CODE)
+	@$(PY) -m ruff format $(CODE)
+
+lab: setup  ## open the notebooks in JupyterLab
+	@$(PY) -m jupyterlab notebooks
+
+train: setup  ## train the embedded models again from their seed (hours)
+	@$(DIFFCLF) train mini-sd
+
+bench: setup  ## cost of the evaluator over bare forward passes
+	@$(DIFFCLF) bench
+
+reference: setup  ## run the full profile (hours, resumable) and keep its results in reports/reference
+	@$(DIFFCLF) reproduce --profile full
+	@$(DIFFCLF) reference
+
+data-table: setup  ## bring the table of sizes in data/README.md up to date
+	@$(PY) -m tests.data_table
+
+lock: setup  ## write requirements.lock anew; LOCK_FLAGS=--upgrade takes newer versions
+	@$(PIP) uv
+	@$(PY) -m uv pip compile pyproject.toml --quiet --all-extras --universal --fork-strategy fewest --no-emit-index-url --no-annotate --custom-compile-command "make lock" $(LOCK_FLAGS) -o requirements.lock > /dev/null
+
+# The stamp stands for a finished installation of these two files with this torch.
+.venv/installed: requirements.lock pyproject.toml .venv/torch.txt
+	@echo "installing the pinned dependencies into .venv (some minutes, once)"
+	@sed "s|^torch==.*|$(or $(TORCH),&)|" requirements.lock > .venv/requirements.txt && $(PIP) -r .venv/requirements.txt
+	@$(PIP) --no-build-isolation --no-deps -e . && touch $@
+
+# Written only when the choice changes, so that nothing is installed again without need.
+.venv/torch.txt: FORCE | .venv/bin/pip
+	@echo "$(TORCH)" | cmp -s - $@ || echo "$(TORCH)" > $@
+
+# pip is the last thing that venv writes: its presence means that venv got to its end.
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, got " + sys.version.split()[0] + "; choose one with make PYTHON=...")'
+	@$(PYTHON) -m venv .venv
+
+FORCE:

@@ -1,0 +1,10 @@
+"""Diffusion Classifier: a conditional diffusion model is a zero-shot classifier (Li et al., ICCV 2023)."""
+
+from diffclf.classifier import DiffusionClassifier
+from diffclf.errortable import ErrorTable
+from diffclf.evaluator import Evaluator
+from diffclf.models import load_model
+from diffclf.pruning import Exhaustive, Staged
+
+__all__ = ["DiffusionClassifier", "ErrorTable", "Evaluator", "Exhaustive", "Staged", "load_model"]
+__version__ = "0.1.0"

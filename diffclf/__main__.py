@@ -1,0 +1,8 @@
+"""`python -m diffclf`: the command line."""
+
+import sys
+
+from diffclf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

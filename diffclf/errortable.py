@@ -1,0 +1,115 @@
+"""The error table of one image: prompts by trials, and what follows from it.
+
+    score of a prompt  = minus its mean error                                            (Li et al. 2023, Eq. 4)
+    posterior          = softmax over classes of -D x mean error / temperature             (Eq. 6; D latent elements)
+
+A prompt dropped early has had fewer, and different, trials than the winner. Trials differ in difficulty, so its mean is
+not comparable; its paired difference to the winner on its own trials is (Eq. 8). Its score is therefore minus
+(the winner's mean + that mean difference), and just below the winner's if that difference is negative.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from diffclf.trials import Trials
+
+__all__ = ["ErrorTable", "prompt_scores"]
+
+
+def prompt_scores(errors: np.ndarray) -> np.ndarray:
+    """Return (n_prompts,) scores: minus the mean error, comparable between prompts of unequal trials.
+
+    Args:
+        errors: (n_prompts, n_trials) prediction errors, NaN where nothing was evaluated. The prompts with the most
+            trials are the survivors; the winner is the best of them.
+
+    Raises:
+        ValueError: a prompt has no error at all.
+    """
+    known = ~np.isnan(errors)
+    counts = known.sum(axis=1)
+    if not counts.all():
+        raise ValueError(f"every prompt must have been evaluated, got none for prompt {counts.argmin()}")
+    errors = errors.astype(np.float64)
+    means = np.where(known, errors, 0).sum(axis=1) / counts
+    survivors = np.flatnonzero(counts == counts.max())
+    winner = survivors[means[survivors].argmin()]
+    shared = known & known[winner]
+    difference = np.where(shared, errors - errors[winner], 0).sum(axis=1) / np.maximum(shared.sum(axis=1), 1)
+    # Strictly worse where the difference is negative, so that the best score is always a survivor's.
+    dropped = np.where(difference < 0, np.nextafter(means[winner], np.inf), means[winner] + difference)
+    return -np.where(counts == counts.max(), means, dropped)
+
+
+@dataclass(frozen=True)
+class ErrorTable:
+    """Prediction errors of one image under every prompt.
+
+    Attributes:
+        losses: loss -> (n_prompts, n_trials) float32 errors, NaN where nothing was evaluated.
+        loss: the loss that decides.
+        trials: the trials shared by all prompts.
+        prompts: (n_prompts,) what was asked: texts, or class names of a class-conditional model.
+        classnames: (n_prompts,) the class each prompt stands for.
+        classes: (n_classes,) class names in the order given.
+        n_evaluations: denoiser evaluations spent.
+    """
+
+    losses: dict[str, np.ndarray]
+    loss: str
+    trials: Trials
+    prompts: Sequence[str]
+    classnames: Sequence[str]
+    classes: Sequence[str]
+    n_evaluations: int
+    _n_elements: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_n_elements", int(np.prod(self.trials.latent_shape)))
+
+    def __repr__(self) -> str:
+        n_prompts, n_trials = self.errors.shape
+        return (
+            f"ErrorTable({n_prompts} prompts x {n_trials} trials, {self.n_evaluations} evaluations, loss={self.loss!r})"
+        )
+
+    @property
+    def errors(self) -> np.ndarray:
+        """(n_prompts, n_trials) errors of the deciding loss."""
+        return self.losses[self.loss]
+
+    @property
+    def timesteps(self) -> np.ndarray:
+        """(n_trials,) timestep of each trial."""
+        return self.trials.timesteps
+
+    def noise(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Return eps of the trials asked for, (n, C, H, W) float32: enough to recompute any entry by hand."""
+        return self.trials.noise(indices)
+
+    def scores(self) -> np.ndarray:
+        """Return (n_classes,) scores, minus mean errors; a class scores as its best prompt."""
+        by_prompt = prompt_scores(self.errors)
+        names = np.asarray(self.classnames)
+        return np.array([by_prompt[names == name].max() for name in self.classes])
+
+    def proba(self, temperature: float = 1.0) -> np.ndarray:
+        """Return (n_classes,) posterior probabilities under a uniform prior (Eq. 6 at temperature 1)."""
+        logits = self.scores() * self._n_elements / temperature
+        weights = np.exp(logits - logits.max())
+        return weights / weights.sum()
+
+    @property
+    def predicted(self) -> str:
+        """Name of the class with the best score; the first of them in a tie."""
+        return self.classes[int(self.scores().argmax())]
+
+    @property
+    def tie(self) -> tuple[str, ...]:
+        """Names of the classes that share the best score exactly; empty if there is one winner."""
+        scores = self.scores()
+        best = np.flatnonzero(scores == scores.max())
+        return tuple(self.classes[i] for i in best) if len(best) > 1 else ()

@@ -1,0 +1,204 @@
+"""Images in any usual form -> RGB pictures -> the square of pixels in [-1, 1] that a model takes.
+
+Preprocessing is that of the paper: short side to the model's size (bicubic, antialiased), centre crop, x / 127.5 - 1.
+
+Source: Li et al. 2023, Appendix (implementation details); rounding of the long side and of the crop as torchvision's
+Resize and CenterCrop have it.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+__all__ = ["ImageError", "ImageLike", "load_images", "to_pixels"]
+
+ImageLike = Image.Image | str | os.PathLike | np.ndarray | torch.Tensor
+"""What one image may be; an array or a tensor with one axis more holds several."""
+
+_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_CHANNELS = (1, 3, 4)
+_LONGEST = 16
+_ACCEPTED = "a PIL image, a path, a numpy array or a torch tensor"
+
+
+class ImageError(ValueError):
+    """An image cannot be used: the message names it and says why."""
+
+
+def load_images(images: ImageLike | Iterable[ImageLike]) -> list[Image.Image]:
+    """Return one or many images as fully decoded 8-bit RGB pictures.
+
+    EXIF rotation is applied, transparent parts show white, grey becomes RGB, 16-bit grey is scaled to 8 bits.
+
+    Args:
+        images: a PIL image, a path, a numpy array (H, W), (H, W, C) or (n, H, W, C), a torch tensor (H, W), (C, H, W)
+            or (n, C, H, W), or an iterable of single images of any of these kinds. C is 1, 3 or 4 (with alpha); arrays
+            and tensors are uint8, or floating point in [0, 1] (rounded to 8 bits).
+
+    Raises:
+        ImageError: no image at all; a file that is empty, truncated or no image; a folder; an animation; more pixels
+            than Pillow's limit; an array of another shape or dtype, or with values outside its range. The message
+            names the file, or the position as images[i].
+        FileNotFoundError: a path that does not exist.
+    """
+    if isinstance(images, Image.Image | str | os.PathLike):
+        return [_load(images, _name(images, "image"))]
+    if isinstance(images, np.ndarray | torch.Tensor) and not _holds_objects(images):
+        items = list(images) if images.ndim == 4 else None
+        if items is None:
+            return [_load(images, "image")]
+    elif isinstance(images, Iterable):
+        items = list(images)
+    else:
+        raise ImageError(f"images must be {_ACCEPTED}, or several of these, got {type(images).__name__}")
+    if not items:
+        raise ImageError("images must hold at least one image, got none")
+    return [_load(item, _name(item, f"images[{position}]")) for position, item in enumerate(items)]
+
+
+def to_pixels(image: Image.Image, size: int) -> torch.Tensor:
+    """Return the centre square of an RGB image, `size` pixels a side, as float32 (3, size, size) in [-1, 1].
+
+    An image that is `size` x `size` already passes through unchanged. A strip longer than 16 times its width is first
+    cut to its central part: what is cut off lies outside the square anyway, but scaled up it could fill the memory.
+
+    Source: Li et al. 2023 (short side to `size`, bicubic, then centre crop).
+    """
+    short = min(image.size)
+    if max(image.size) > _LONGEST * short:
+        image = _central(image, min(image.width, _LONGEST * short), min(image.height, _LONGEST * short))
+    if short != size:
+        # Truncated, as torchvision's Resize has it.
+        image = image.resize(
+            (int(size * image.width / short), int(size * image.height / short)), Image.Resampling.BICUBIC
+        )
+    values = torch.from_numpy(np.array(_central(image, size, size), dtype=np.float32))
+    return (values / 127.5 - 1).permute(2, 0, 1).contiguous()
+
+
+def _central(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Return the central part; a half pixel rounds to even, as in torchvision's CenterCrop."""
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _holds_objects(images: np.ndarray | torch.Tensor) -> bool:
+    """Return whether this is an array of paths or pictures and not of numbers."""
+    return isinstance(images, np.ndarray) and images.dtype.kind in "OU"
+
+
+def _name(item: object, otherwise: str) -> str:
+    """Return how an error message calls this image."""
+    if isinstance(item, Image.Image):
+        return str(getattr(item, "filename", "") or otherwise)
+    return str(item) if isinstance(item, str | os.PathLike) else otherwise
+
+
+def _load(item: ImageLike, name: str) -> Image.Image:
+    """Return one image of any kind as RGB."""
+    if isinstance(item, str | os.PathLike):
+        return _load_file(Path(item), name)
+    if isinstance(item, Image.Image):
+        return _decode(item, name)
+    if isinstance(item, torch.Tensor):
+        item = item.detach().cpu()
+        if item.is_floating_point():
+            item = item.float()  # numpy has no bfloat16
+        if item.ndim == 3:
+            if item.shape[0] not in _CHANNELS:
+                raise ImageError(f"{name}: a tensor must be (H, W) or (C, H, W), C 1, 3 or 4, got {tuple(item.shape)}")
+            item = item.permute(1, 2, 0)
+        return _from_array(item.numpy(), name)
+    if isinstance(item, np.ndarray):
+        return _from_array(item, name)
+    raise ImageError(f"{name} must be {_ACCEPTED}, got {type(item).__name__}")
+
+
+def _load_file(path: Path, name: str) -> Image.Image:
+    """Return the image in a file as RGB."""
+    if not path.exists():
+        raise FileNotFoundError(f"image not found: {name}")
+    if path.is_dir():
+        raise ImageError(f"{name} is a folder, expected an image file")
+    if path.is_file() and path.stat().st_size == 0:
+        raise ImageError(f"{name} is empty (0 bytes), expected an image file")
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns up to twice its limit; the limit is the limit here.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name} is larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS} pixels: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{name} is not an image that Pillow can read") from error
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise ImageError(f"{name} cannot be read: {error}") from error
+    with image:
+        return _decode(image, name)
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    """Return a picture, perhaps not read to its end yet, as upright RGB."""
+    if 0 in image.size:
+        raise ImageError(f"{name} is empty, got {image.width} x {image.height} pixels")
+    try:
+        # An MPO is what many telephones and cameras write as .jpg: the photograph first, then a depth map or preview.
+        n_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if n_frames == 1:
+            image.load()
+            return _to_rgb(_upright(image), name)
+    except ImageError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise ImageError(f"{name} is truncated or damaged: {error}") from error
+    raise ImageError(f"{name} is animated or has several pages ({n_frames} frames), expected a single image")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image turned as its EXIF orientation says."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF too damaged to hold an orientation; the pixels are fine
+        return image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Return an upright, decoded image as 8-bit RGB over white."""
+    if image.mode in _SIXTEEN_BIT:
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(f"{name}: 16-bit values must lie in [0, 65535], got {values.min()} to {values.max()}")
+        return _from_array(((values + 128) // 257).astype(np.uint8), name)
+    if image.mode == "F":
+        return _from_array(np.asarray(image), name)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_array(values: np.ndarray, name: str) -> Image.Image:
+    """Return an array (H, W) or (H, W, C), uint8 or float in [0, 1], as RGB."""
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in _CHANNELS):
+        raise ImageError(
+            f"{name}: an array must be (H, W), (H, W, C) or (n, H, W, C), C 1, 3 or 4, got shape {values.shape}"
+        )
+    if values.size == 0:
+        raise ImageError(f"{name} is empty, got an array of shape {values.shape}")
+    if values.dtype.kind == "f":
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):  # written so that NaN fails
+            raise ImageError(f"{name}: floating-point values must lie in [0, 1], got {low:g} to {high:g}")
+        values = np.rint(values.astype(np.float32) * 255).astype(np.uint8)
+    elif values.dtype != np.uint8:
+        raise ImageError(f"{name} must be uint8, or floating point in [0, 1], got dtype {values.dtype}")
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(values)), name)

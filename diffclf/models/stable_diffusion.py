@@ -1,0 +1,110 @@
+"""Stable Diffusion as a conditional density: eps_hat(x_t, t, c), where c are the text encoder's hidden states.
+
+The conditioning of a prompt is what the pipeline itself computes: the last hidden states of the CLIP text encoder for
+the prompt padded to the tokenizer's length. No guidance: the classifier compares conditional errors as they are.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from diffclf.models.latent import LatentDiffusionModel
+from diffclf.models.protocol import UnsupportedModelError
+
+__all__ = ["StableDiffusionModel"]
+
+logger = logging.getLogger(__name__)
+
+PROMPTS_AT_ONCE = 64
+TEXT_SETTINGS = ("hidden_act", "layer_norm_eps", "num_attention_heads", "num_hidden_layers")
+
+
+class StableDiffusionModel(LatentDiffusionModel):
+    """A `StableDiffusionPipeline` behind the protocol of `DiffusionModel`.
+
+    Its attributes are those of `DiffusionModel` and `LatentDiffusionModel`.
+
+    Args:
+        pipeline: A `StableDiffusionPipeline`, version 1 or 2, in one precision and on one device.
+        name: What to call the model in messages and records.
+
+    Raises:
+        UnsupportedModelError: the pipeline is not a plain text-to-image one.
+    """
+
+    null_prompt = ""  # the prompt of the unconditional model
+
+    def __init__(self, pipeline: Any, name: str = "stable-diffusion") -> None:  # noqa: ANN401 (diffusers' type)
+        """Take the pipeline over."""
+        super().__init__(pipeline, pipeline.unet, name)
+        config = pipeline.unet.config
+        extra = [key for key in ("class_embed_type", "time_cond_proj_dim") if config.get(key)]
+        # "text" pools the same text embedding; other kinds want inputs that the pipeline does not give.
+        if config.get("addition_embed_type") not in (None, "text"):
+            extra.append(f"addition_embed_type {config.addition_embed_type!r}")
+        if extra:
+            raise UnsupportedModelError(f"unet of {name} must be conditioned on text alone, got {', '.join(extra)}")
+        # Convolutions of few channels on a CPU gain up to a third from it, and half precision on a GPU needs it.
+        self.network.to(memory_format=torch.channels_last)
+        self.text_encoder = pipeline.text_encoder.eval().requires_grad_(False)
+        self.tokenizer = pipeline.tokenizer
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Return the text encoder's hidden states.
+
+        A prompt longer than the tokenizer's length is cut, as in the pipeline; a warning in the log names it. The
+        empty prompt is the unconditional model's.
+
+        Args:
+            prompts: n strings.
+
+        Returns:
+            (n, L, D), in the model's dtype, on its device.
+        """
+        prompts = self._check_sequence(prompts)
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                raise TypeError(f"a prompt of {self.name} must be a string, got {prompt!r}")
+        self._warn_of_cut(prompts)
+        parts = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
+        return torch.cat([self._hidden_states(part) for part in parts])
+
+    def denoise(self, x_t: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        """Return the U-Net's raw output (b, C, H, W) for x_t (b, C, H, W), t (b,) and cond (b, L, D)."""
+        x_t = x_t.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return self.network(x_t, t.to(self.device), encoder_hidden_states=cond.to(self.device, self.dtype)).sample
+
+    def _hidden_states(self, prompts: list[str]) -> torch.Tensor:
+        """Return the hidden states of a batch of prompts, as the pipeline computes them."""
+        length = self.tokenizer.model_max_length
+        tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        # Only some text encoders were trained with the padding masked; their configuration says so.
+        masked = getattr(self.text_encoder.config, "use_attention_mask", False)
+        mask = tokens.attention_mask.to(self.device) if masked else None
+        return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].to(self.dtype)
+
+    def _warn_of_cut(self, prompts: list[str]) -> None:
+        """Log which prompts are longer than the tokenizer's length."""
+        length = self.tokenizer.model_max_length
+        for prompt, ids in zip(prompts, self.tokenizer(prompts, verbose=False).input_ids, strict=True):
+            if len(ids) > length:
+                logger.warning(
+                    "prompt has %d tokens of which %s uses the first %d: %r", len(ids), self.name, length, prompt
+                )
+
+    def _more_networks(self) -> dict[str, torch.nn.Module]:
+        return {"text_encoder": self.text_encoder}
+
+    def _more_settings(self) -> dict[str, Any]:
+        config = self.text_encoder.config
+        rules = json.loads(self.tokenizer.backend_tokenizer.to_str())["model"]
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in rules["merges"]]
+        return {
+            "text_encoder": {key: getattr(config, key) for key in TEXT_SETTINGS},
+            "text_mask": bool(getattr(config, "use_attention_mask", False)),
+            "tokenizer": [rules["vocab"], merges, self.tokenizer.model_max_length],
+        }

@@ -1,0 +1,57 @@
+"""The table of sizes in data/README.md: sizes from the disk, origins from the table itself.
+
+`python -m tests.data_table` (`make data-table`) writes it; a test compares it. A new folder gets a row without an
+origin, which the test refuses until somebody has written one.
+"""
+
+import re
+from pathlib import Path
+
+__all__ = ["DATA", "README", "sizes", "table", "updated"]
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+README = DATA / "README.md"
+NESTED = {"models"}  # folders whose sub-folders have a row each
+ROW = re.compile(r"^\| `(?P<folder>[^`]+)` \|[^|]*\|[^|]*\| (?P<origin>.*?) ?\|$", re.MULTILINE)
+TABLE = re.compile(r"^\| folder \|.*?(?=^(?!\|)|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def files(data: Path = DATA) -> list[Path]:
+    """Return the files below `data`, without hidden ones and without the README that holds the table."""
+    inside = (path for path in sorted(data.rglob("*")) if path.is_file())
+    visible = (path for path in inside if not any(part.startswith(".") for part in path.relative_to(data).parts))
+    return [path for path in visible if path != data / "README.md"]
+
+
+def sizes(data: Path = DATA) -> dict[str, tuple[int, int]]:
+    """Return (number of files, bytes) of each folder that has a row."""
+    found: dict[str, tuple[int, int]] = {}
+    for path in files(data):
+        parts = path.relative_to(data).parts[:-1]
+        folder = "/".join(parts[: 2 if parts and parts[0] in NESTED else 1]) or "."
+        n_files, n_bytes = found.get(folder, (0, 0))
+        found[folder] = (n_files + 1, n_bytes + path.stat().st_size)
+    return found
+
+
+def table(text: str, data: Path = DATA) -> str:
+    """Return the table for what is on the disk, with the origins that `text` gives."""
+    origins = {row["folder"]: row["origin"].strip() for row in ROW.finditer(text)}
+    found = sizes(data)
+    lines = ["| folder | files | MB | origin and licence |", "|---|---:|---:|---|"]
+    for folder, (n_files, n_bytes) in sorted(found.items()):
+        lines.append(f"| `{folder}` | {n_files} | {n_bytes / 1e6:.2f} | {origins.get(folder, '')} |")
+    total_files, total_bytes = (sum(column) for column in zip(*found.values(), strict=True))
+    lines.append(f"| total | {total_files} | {total_bytes / 1e6:.2f} | |")
+    return "\n".join(lines) + "\n"
+
+
+def updated(text: str, data: Path = DATA) -> str:
+    """Return `text` with its table brought up to date."""
+    new = table(text, data)
+    return TABLE.sub(lambda _: new, text, count=1)
+
+
+if __name__ == "__main__":
+    README.write_text(updated(README.read_text()))
+    print(README.read_text())

