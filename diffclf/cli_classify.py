@@ -72,6 +72,9 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument("--dtype", help="float32, float16 or bfloat16 (default: float16 on cuda, else float32)")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network: a minute first, then faster; for many images"
+    )
     parser.add_argument("--batch-size", type=int, metavar="B", help="denoiser evaluations at a time (default: chosen)")
 
 
@@ -115,7 +118,7 @@ def make_classifier(
     from diffclf.classifier import DiffusionClassifier
     from diffclf.models import load_model
 
-    model = load_model(args.model, device=args.device, dtype=args.dtype)
+    model = load_model(args.model, device=args.device, dtype=args.dtype, compile=args.compile)
     if model.labels is None:
         if prompts is None:
             raise ValueError(f"--labels or --prompts must name the classes: {args.model} is a model of text")

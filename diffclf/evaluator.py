@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffclf.models.compiled import CompiledDenoiser
 from diffclf.models.protocol import DiffusionModel
 from diffclf.schedule import add_noise, predict_eps, variational_terms
 from diffclf.trials import Trials
@@ -70,9 +71,15 @@ class Evaluator:
         self.losses = tuple(losses)
         self.batch_size = batch_size or (256 if np.prod(model.latent_shape) <= _SMALL_LATENT else 32)
         self.n_evaluations = 0
+        self._announce_batch_size()
         # The table stays in double precision: 1 - alpha_bar at t = 0 is a small difference.
         precision = torch.float32 if model.device.type == "mps" else torch.float64
         self._alphas_cumprod = model.alphas_cumprod.to(model.device, precision)
+
+    def _announce_batch_size(self) -> None:
+        """Tell a compiled network which batches will be full ones."""
+        if isinstance(self.model.denoise, CompiledDenoiser):
+            self.model.denoise.expect(self.batch_size)
 
     @torch.inference_mode()
     def errors(
@@ -111,6 +118,7 @@ class Evaluator:
                 if len(batch) == 1:
                     raise
                 self.batch_size = len(batch) // 2
+                self._announce_batch_size()
                 batch = batch[:0]
             if not len(batch):  # not in the except clause, whose traceback keeps the failed batch in memory
                 torch.cuda.empty_cache()

@@ -151,6 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="an embedded model: mini-sd, mini-sd@2, ...")
     parser.add_argument("--images", type=int, default=1000, help="test images a task")
     parser.add_argument("--exhaustive", type=int, default=200, help="images with all sixty classes, exhaustively")
+    parser.add_argument("--compile", action="store_true", help="compile the network: a minute first, then faster")
     parser.add_argument("--out", type=Path, help="JSON file; by default beside the weights")
 
 
@@ -161,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = data_dir() / "models" / args.name.split("@")[0]
     path = args.out or folder / "measures.json"
-    measure(load_model(args.name), path, args.images, args.exhaustive)
+    measure(load_model(args.name, compile=args.compile), path, args.images, args.exhaustive)
     if args.out is None:
         write_card(folder)
         print(f"wrote {folder / 'README.md'}")

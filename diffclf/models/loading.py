@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from diffclf.models.compiled import CompiledDenoiser
 from diffclf.models.hub import HUB_ID, hub_folder
 from diffclf.models.layout import INDEX, PIPELINES, check_files, check_kind, first_line, read_index
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
@@ -29,6 +30,8 @@ def load_model(
     name_or_path: str | os.PathLike[str],
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    *,
+    compile: bool = False,
 ) -> DiffusionModel:
     """Load a diffusion model.
 
@@ -39,6 +42,8 @@ def load_model(
         device: Where to put it; by default "cuda" if there is one, else "cpu".
         dtype: Precision of the networks ("float32", "float16", "bfloat16" or torch's); by default float16 on CUDA,
             else float32. The autoencoder is in float32 always.
+        compile: Compile the network with `torch.compile` (`diffclf.models.compiled`): a minute before the first
+            batch, a quarter or so more evaluations per second after it. Worth it for runs of many minutes.
 
     Returns:
         A `StableDiffusionModel` or a `DiTModel`.
@@ -59,7 +64,10 @@ def load_model(
     for part, part_folder in folders.items():
         check_files(part, part_folder, name)
     with _quiet():
-        return _load_pipeline(kind, index, folder, folders, name, device, dtype)
+        model = _load_pipeline(kind, index, folder, folders, name, device, dtype)
+    if compile:
+        model.denoise = CompiledDenoiser(model.denoise)
+    return model
 
 
 def built_in_models() -> dict[str, list[str]]:

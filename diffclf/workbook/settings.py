@@ -8,7 +8,7 @@ part of it that does not grow with n_images.
 Settings with a meaning of their own: `offline` (nothing may be fetched while the notebook runs), `verdicts` (claims
 are judged), `world` (where a verdict holds: "the mini world"), `timeout_s` (of one cell), `download_gb` (what a model
 or data set weighs, by its name), `device` and `dtype` (of the model, where not the default: float16 on CUDA, else
-float32).
+float32), `compile` (the model's network is compiled: a minute a notebook, then faster).
 """
 
 import os

@@ -91,7 +91,7 @@ class Workbook:
         """Return the model named, or the settings' one, loaded once."""
         from diffclf.models import load_model
 
-        options = {key: self.settings[key] for key in ("device", "dtype") if self.settings.get(key)}
+        options = {key: self.settings[key] for key in ("device", "dtype", "compile") if self.settings.get(key)}
         if name and name != self.settings["model"]:
             return load_model(name, **options)
         if self._model is None:

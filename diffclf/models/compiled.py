@@ -1,0 +1,63 @@
+"""A model's network compiled by `torch.compile`: the same numbers to 1e-4, in less time once compiled.
+
+Only full batches have a compiled form. A batch that is at least half full is padded to it; a smaller one goes through
+the network as it is. Compiling takes a C++ compiler on a CPU and about a minute for the first full batch (a later
+process finds the code in PyTorch's cache); where it fails, the network runs as it is and a warning says why.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["CompiledDenoiser"]
+
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _padded(values: Tensor, n: int) -> Tensor:
+    """Return values (b, ...) with their last row repeated to n rows."""
+    return torch.cat([values, values[-1:].expand(n - len(values), *values.shape[1:])])
+
+
+class CompiledDenoiser:
+    """A model's `denoise`, compiled for the batch sizes that it is told to expect.
+
+    Args:
+        denoise: (x_t, t, cond) -> output, as of `DiffusionModel`.
+        backend: of `torch.compile`.
+
+    Attributes:
+        sizes: batch sizes with a compiled form; none after compiling has failed.
+    """
+
+    def __init__(self, denoise: Denoise, backend: str | Callable = "inductor") -> None:
+        self._eager = denoise
+        self._compiled: Denoise = torch.compile(denoise, dynamic=False, backend=backend)
+        self._failed = False
+        self.sizes: set[int] = set()
+
+    def expect(self, batch_size: int) -> None:
+        """Say that batches of this size will come: an evaluator's full batch."""
+        if not self._failed:
+            self.sizes.add(batch_size)
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Return the network's output (b, ...)."""
+        n = len(x_t)
+        size = min((size for size in self.sizes if n <= size <= 2 * n), default=None)
+        if size is None:
+            return self._eager(x_t, t, cond)
+        full = (x_t, t, cond) if n == size else tuple(_padded(values, size) for values in (x_t, t, cond))
+        try:
+            return self._compiled(*full)[:n]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the backends raise what they like: no compiler, an operation they do not know
+            cause = getattr(error, "inner_exception", error)
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            warnings.warn(f"the network runs uncompiled, since compiling it failed: {reason}", stacklevel=2)
+            self._failed = True
+            self.sizes.clear()
+            return self._eager(x_t, t, cond)
