@@ -5,6 +5,7 @@ from diffclf.errortable import ErrorTable
 from diffclf.evaluator import Evaluator
 from diffclf.models import load_model
 from diffclf.pruning import Exhaustive, Staged
+from diffclf.racing import Racing
 
-__all__ = ["DiffusionClassifier", "ErrorTable", "Evaluator", "Exhaustive", "Staged", "load_model"]
+__all__ = ["DiffusionClassifier", "ErrorTable", "Evaluator", "Exhaustive", "Racing", "Staged", "load_model"]
 __version__ = "0.1.0"

@@ -1,7 +1,10 @@
 """The Diffusion Classifier: Algorithm 1 of Li et al. 2023 (arXiv 2303.16203) behind scikit-learn's face."""
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from numbers import Integral
 
 import numpy as np
@@ -13,9 +16,13 @@ from diffclf.images import load_images, to_pixels
 from diffclf.models.protocol import DiffusionModel
 from diffclf.progress import progress
 from diffclf.pruning import Exhaustive, Pruning
+from diffclf.racing import Racing, Round
 from diffclf.trials import Trials, image_key
 
 __all__ = ["DiffusionClassifier", "Prompts", "resolve_prompts"]
+
+BATCHES_IN_FLIGHT = 4  # of work kept ready, so that the last, partly filled one weighs little
+IMAGES_AT_ONCE = 32  # through the autoencoder
 
 Prompts = Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] | Sequence[str] | Sequence[int] | None
 """Class name -> prompt or prompts; or (prompt, class name) pairs; or labels of a class-conditional model."""
@@ -147,6 +154,7 @@ class DiffusionClassifier:
         self._timesteps = self.pruning.timesteps(len(model.alphas_cumprod))
         plain = ["l2", "l1", "huber"]
         self._evaluator = Evaluator(model, plain if loss in plain else [*plain, "vlb", "l2+vlb"], batch_size)
+        self.pruning.evaluations(len(queries), len(model.alphas_cumprod))  # refuses what cannot be paid for
         self.classes_ = np.array(list(dict.fromkeys(self.classnames)))
         self.prompts = [str(q) if model.labels is None else model.labels[q] for q in queries]
         self._cond = model.encode_prompts(queries)
@@ -181,44 +189,112 @@ class DiffusionClassifier:
         return next(self.error_tables(images))
 
     def error_tables(self, images: object) -> Iterator[ErrorTable]:
-        """Yield the error table of each image, a few images at a time so that batches are full."""
+        """Yield the error table of each image, in order.
+
+        Several images are in flight at a time, as many as it takes to fill the batches: when one is done, or has few
+        prompts left, the next one joins.
+        """
         images = load_images(images)
         if not images:
             raise ValueError("images must hold at least one image, got none")
-        in_flight = max(1, -(-4 * self._evaluator.batch_size // (len(self.prompts) * len(self._timesteps))))
-        return self._stream(images, in_flight)
+        return self._stream(images)
 
-    def _stream(self, images: list, in_flight: int) -> Iterator[ErrorTable]:
+    def race(self, image: object) -> Iterator[Round]:
+        """Yield the rounds of one image's race while it runs.
+
+        Args:
+            image: one image.
+
+        Raises:
+            ValueError: more than one image, or another pruning than `Racing`.
+        """
+        if not isinstance(self.pruning, Racing):
+            raise ValueError(f"pruning must be Racing(...) for a race, got {self.pruning!r}")
+        images = load_images(image)
+        if len(images) != 1:
+            raise ValueError(f"race takes one image, got {len(images)}")
+        return self._race(images[0])
+
+    def _race(self, image: object) -> Iterator[Round]:
+        runner = self._start([image])[0]
+        shown = 0
+        while runner.wanted is not None:
+            self._evaluate([runner])
+            rounds = list(self.pruning.rounds(runner.deciding))
+            yield from rounds[shown:]
+            shown = len(rounds)
+
+    def _stream(self, images: list) -> Iterator[ErrorTable]:
+        waiting, flying = iter(images), deque()
+        enough = BATCHES_IN_FLIGHT * self._evaluator.batch_size
+        empty = np.full((len(self.prompts), len(self._timesteps)), np.nan, dtype=np.float32)
+        n_first = int(self.pruning.next(empty).sum())
         with progress(total=len(images), desc="images", unit="image", enabled=self.progress) as bar:
-            for start in range(0, len(images), in_flight):
-                pixels = [to_pixels(image, self.model.image_size) for image in images[start : start + in_flight]]
-                yield from self._classify(pixels)
-                bar.update(len(pixels))
+            while True:
+                while (missing := enough - sum(runner.n_wanted for runner in flying)) > 0:
+                    joining = list(islice(waiting, min(IMAGES_AT_ONCE, -(-missing // n_first))))
+                    if not joining:
+                        break
+                    flying.extend(self._start(joining))
+                if not flying:
+                    return
+                self._evaluate([runner for runner in flying if runner.n_wanted], whole_batches=missing <= 0)
+                while flying and flying[0].wanted is None:
+                    yield self._table(flying.popleft())
+                    bar.update(1)
 
-    def _classify(self, pixels: list[torch.Tensor]) -> list[ErrorTable]:
-        """Return the error tables of a few preprocessed images, whose triples share batches."""
-        x0 = self.model.encode_images(torch.stack(pixels))
-        trials = [Trials(self._timesteps, self.seed, image_key(p), x0.shape[1:]) for p in pixels]
-        names = self._evaluator.losses
-        shape = (len(pixels), len(names), len(self.prompts), len(self._timesteps))
-        errors = np.full(shape, np.nan, dtype=np.float32)
-        active = list(range(len(pixels)))
-        while active:
-            masks = {i: self.pruning.next(errors[i, names.index(self.loss)]) for i in active}
-            active = [i for i in active if masks[i] is not None]
-            if active:
-                triples = np.concatenate([np.insert(np.argwhere(masks[i]), 0, i, axis=1) for i in active])
-                image, prompt, trial = triples.T
-                errors[image, :, prompt, trial] = self._evaluator.errors(x0, self._cond, trials, triples)
-        return [
-            ErrorTable(
-                losses=dict(zip(names, table, strict=True)),
-                loss=self.loss,
-                trials=trial,
-                prompts=self.prompts,
-                classnames=self.classnames,
-                classes=self.classes_.tolist(),
-                n_evaluations=int((~np.isnan(table[0])).sum()),
-            )
-            for table, trial in zip(errors, trials, strict=True)
-        ]
+    def _start(self, images: list) -> list["_Runner"]:
+        """Return the images, preprocessed and encoded together, at the start of their search."""
+        pixels = [to_pixels(image, self.model.image_size) for image in images]
+        shape = (len(self._evaluator.losses), len(self.prompts), len(self._timesteps))
+        deciding = self._evaluator.losses.index(self.loss)
+        runners = []
+        for x0, key in zip(self.model.encode_images(torch.stack(pixels)), map(image_key, pixels), strict=True):
+            errors = np.full(shape, np.nan, dtype=np.float32)
+            trials = Trials(self._timesteps, self.seed, key, x0.shape)
+            runners.append(_Runner(x0, trials, errors, errors[deciding], self.pruning.next(errors[deciding])))
+        return runners
+
+    def _evaluate(self, runners: list["_Runner"], whole_batches: bool = False) -> None:
+        """Evaluate what the images want, together, and ask their strategy what they want next.
+
+        With whole_batches the last, partly filled batch is left for the next time, when others will fill it.
+        """
+        triples = np.concatenate([np.insert(np.argwhere(r.wanted), 0, i, axis=1) for i, r in enumerate(runners)])
+        if whole_batches:
+            triples = triples[: len(triples) // self._evaluator.batch_size * self._evaluator.batch_size]
+        x0 = torch.stack([runner.x0 for runner in runners])
+        found = self._evaluator.errors(x0, self._cond, [runner.trials for runner in runners], triples)
+        for i, runner in enumerate(runners):
+            own = triples[:, 0] == i
+            runner.errors[:, triples[own, 1], triples[own, 2]] = found[own].T
+            runner.wanted = self.pruning.next(runner.deciding)
+
+    def _table(self, runner: "_Runner") -> ErrorTable:
+        left = self.pruning.survivors(runner.deciding) if isinstance(self.pruning, Racing) else ()
+        undecided = tuple(dict.fromkeys(self.classnames[i] for i in left))
+        return ErrorTable(
+            losses=dict(zip(self._evaluator.losses, runner.errors, strict=True)),
+            loss=self.loss,
+            trials=runner.trials,
+            prompts=self.prompts,
+            classnames=self.classnames,
+            classes=self.classes_.tolist(),
+            n_evaluations=int((~np.isnan(runner.deciding)).sum()),
+            undecided=undecided if len(undecided) > 1 else (),
+        )
+
+
+@dataclass
+class _Runner:
+    """One image on its way: what is known of it, and what its strategy wants next (None: nothing more)."""
+
+    x0: torch.Tensor
+    trials: Trials
+    errors: np.ndarray
+    deciding: np.ndarray
+    wanted: np.ndarray | None
+
+    @property
+    def n_wanted(self) -> int:
+        return 0 if self.wanted is None else int(self.wanted.sum())

@@ -56,6 +56,7 @@ class ErrorTable:
         classnames: (n_prompts,) the class each prompt stands for.
         classes: (n_classes,) class names in the order given.
         n_evaluations: denoiser evaluations spent.
+        undecided: (k,) names of the classes that a race could not tell apart; empty if it has one winner.
     """
 
     losses: dict[str, np.ndarray]
@@ -65,6 +66,7 @@ class ErrorTable:
     classnames: Sequence[str]
     classes: Sequence[str]
     n_evaluations: int
+    undecided: tuple[str, ...] = ()
     _n_elements: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,7 +111,9 @@ class ErrorTable:
 
     @property
     def tie(self) -> tuple[str, ...]:
-        """Names of the classes that share the best score exactly; empty if there is one winner."""
+        """Names of the classes not told apart, undecided or of exactly the best score; empty if one has won."""
+        if self.undecided:
+            return self.undecided
         scores = self.scores()
         best = np.flatnonzero(scores == scores.max())
         return tuple(self.classes[i] for i in best) if len(best) > 1 else ()

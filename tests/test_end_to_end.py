@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffclf import DiffusionClassifier, Exhaustive, Staged
+from diffclf import DiffusionClassifier, Exhaustive, Racing, Staged
 from diffclf.gaussian import GaussianMixtureModel
 
 N_DIMS = 12  # pixels of 2 x 2 colour images
@@ -42,6 +42,19 @@ def test_argmin_is_bayes_argmax_where_bayes_is_not_close_to_a_tie(prediction_typ
     truth = np.array(model.labels)[best.indices.numpy()]
     assert len(set(truth[clear])) == 5
     np.testing.assert_array_equal(predicted[clear], truth[clear])
+
+
+def test_a_race_decides_as_the_full_search_and_costs_a_fraction(model):
+    images, _ = points(model, 100)
+    race = Racing(trials=200, confidence=0.95)
+    full = DiffusionClassifier(model, pruning=Racing(trials=200, threshold=1e9)).predict(images)
+    tables = list(DiffusionClassifier(model, pruning=race).error_tables(images))
+    agree = np.mean([table.predicted == name for table, name in zip(tables, full, strict=True)])
+    assert agree >= 0.95 and len(set(full)) == 5
+    spent = np.array([table.n_evaluations for table in tables])
+    assert spent.mean() < 0.5 * race.evaluations(5)
+    easy = np.array([table.proba(0.05).max() for table in tables]) > 0.99
+    assert 10 < easy.sum() < 90 and spent[easy].mean() < 0.7 * spent[~easy].mean()
 
 
 def test_every_entry_is_the_error_known_in_closed_form(model):

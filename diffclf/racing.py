@@ -1,0 +1,335 @@
+"""Racing: sequential elimination by paired differences.
+
+All surviving prompts are evaluated on the same new trials. With d_i the difference of two prompts' errors on trial i,
+a prompt is dropped once its mean difference to the best one is large against its standard error,
+
+    mean d > z SE,     SE^2 = V (1 - n / N),     V = sum over pairs of neighbouring strata of (d_a - d_b)^2 / n^2,
+
+and stays dropped. N is the number of trials of the full evaluation whose winner is asked for: with n = N nothing is
+left to chance, hence the factor. V is the collapsed-strata estimate of the variance of a stratified mean (Cochran 1977,
+section 5A.12): the trials have one timestep in each of n equal parts of the range, the part of the variance that
+comes from the timestep is small, and a plain standard error would not know.
+
+The timesteps are a van der Corput sequence with nested random flips and random offsets (Owen 1995), so that every
+block of 8 trials has one in each eighth of the range, the first 16 one in each sixteenth, and so on, while each
+timestep by itself is uniform.
+
+Two thresholds z. `Racing(confidence=0.99)` takes Student's quantile for the error shared among rivals and looks
+(Bonferroni): with at least that probability the winner of the full evaluation is not dropped. It needs no data and
+is cautious. `Racing.calibrate` chooses z on error tables of other images.
+
+Sources: Paulson 1964 and Even-Dar et al. 2006 (successive elimination); Maron and Moore 1993 (races); Clark and Jaini
+2023, arXiv 2303.15233 (paired tests of a diffusion model's classes); Li et al. 2023, section 4.2 (its alternative).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffclf.stats import clopper_pearson
+
+__all__ = ["Calibration", "Racing", "Round", "collapsed_variance", "nested_positions"]
+
+BLOCK = 8
+_LEVELS = 10  # 1024 strata: as fine as a thousand timesteps need
+LOOKS_PER_DOUBLING = 4
+THRESHOLDS = tuple(np.round(np.arange(5, 0.95, -0.1), 1).tolist())
+
+
+def nested_positions(n: int, seed: int = 0) -> NDArray[np.float64]:
+    """Return n positions in [0, 1), of which every first 2^k have one in each of 2^k equal parts: (n,).
+
+    The same seed gives the same positions for any n, one by one.
+
+    Args:
+        n: how many, at most 1024.
+        seed: seed of the flips and offsets.
+    """
+    rng = np.random.default_rng([seed, 11])
+    index = np.arange(2**_LEVELS)
+    cell = np.zeros_like(index)
+    for level in range(_LEVELS):
+        flips = rng.integers(2, size=2**level)
+        cell = 2 * cell + (((index >> level) & 1) ^ flips[cell])
+    return ((cell + rng.random(len(cell))) / len(cell))[:n]
+
+
+def collapsed_variance(values: NDArray) -> NDArray[np.float64]:
+    """Return the collapsed-strata estimate of the variance of the mean of one value per stratum.
+
+    Neighbouring strata are joined in pairs, the last three if n is odd: sum over groups of L strata of
+    L / (L - 1) sum (y - mean y)^2, over n^2. It is not below the true variance on average.
+
+    Args:
+        values: (..., n) one value per stratum, strata in their order, n at least 2.
+
+    Returns:
+        (...) variances.
+
+    Source: Cochran 1977, Sampling Techniques, section 5A.12.
+    """
+    n = values.shape[-1]
+    ends = n - 3 if n % 2 else n
+    pairs = values[..., :ends].reshape(*values.shape[:-1], ends // 2, 2)
+    total = np.square(pairs[..., 0] - pairs[..., 1]).sum(axis=-1, dtype=np.float64)
+    if n % 2:
+        total = total + 1.5 * 3 * values[..., ends:].astype(np.float64).var(axis=-1)
+    return total / n**2
+
+
+@dataclass(frozen=True)
+class Round:
+    """One look at the race.
+
+    Attributes:
+        n_trials: trials that each of the raced prompts has had.
+        raced: (m,) prompts that were still in.
+        survivors: (k,) those of them that still are, after this look.
+        best: the prompt with the lowest mean error.
+        means: (m,) mean errors of the raced ones.
+        differences: (m,) means minus that of the best.
+        margins: (m,) what a difference must exceed for its prompt to be dropped; infinite where nothing may be.
+        n_evaluations: denoiser evaluations so far, of all prompts.
+        finished: whether the race is over: one survivor, all trials taken, or the budget spent.
+    """
+
+    n_trials: int
+    raced: NDArray[np.int64]
+    survivors: NDArray[np.int64]
+    best: int
+    means: NDArray[np.float64]
+    differences: NDArray[np.float64]
+    margins: NDArray[np.float64]
+    n_evaluations: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Racing:
+    """Sequential elimination of prompts; see the module's text.
+
+    Attributes:
+        trials: N, timesteps of the full evaluation.
+        confidence: probability that the full evaluation's winner is not dropped, where `threshold` is None.
+        threshold: z itself, from a calibration; None: from the confidence.
+        budget: denoiser evaluations an image may cost at most; None: no limit. Prompts that are left when it is spent
+            are a tie.
+        repeats: noises per timestep.
+        seed: seed of the timesteps.
+    """
+
+    trials: int = 100
+    confidence: float = 0.99
+    threshold: float | None = None
+    budget: int | None = None
+    repeats: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "repeats", *(["budget"] if self.budget is not None else [])):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.trials > 2**_LEVELS:
+            raise ValueError(f"trials must be at most {2**_LEVELS}, got {self.trials}")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must lie in (0, 1), got {self.confidence}")
+        if self.threshold is not None and not self.threshold > 0:
+            raise ValueError(f"threshold must be above 0, got {self.threshold}")
+
+    def timesteps(self, n_timesteps: int = 1000) -> np.ndarray:
+        """Return (trials x repeats,) timesteps, the repeats of one beside each other.
+
+        Raises:
+            ValueError: more trials than the model has timesteps.
+        """
+        if self.trials > n_timesteps:
+            raise ValueError(f"trials must be at most the model's {n_timesteps} timesteps, got {self.trials}")
+        once = (nested_positions(self.trials, self.seed) * n_timesteps).astype(np.int64)
+        return np.repeat(once, self.repeats)
+
+    def looks(self) -> list[int]:
+        """Return the numbers of trials at which prompts may be dropped: whole blocks of 8, and all trials."""
+        found, n = [], BLOCK
+        while n < self.trials:
+            found.append(n)
+            n += max(BLOCK, 2 ** (n.bit_length() - 1) // LOOKS_PER_DOUBLING)
+        return [*found, self.trials]
+
+    def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
+        """Return the denoiser evaluations one image costs at most.
+
+        Raises:
+            ValueError: the budget does not give every prompt a trial.
+        """
+        most = n_prompts * len(self.timesteps(n_timesteps))
+        self._check_budget(n_prompts)
+        return most if self.budget is None else min(most, self.budget)
+
+    def next(self, errors: np.ndarray) -> np.ndarray | None:
+        """Return the mask of entries to evaluate next, or None when the race is over."""
+        alive, had, spent = np.arange(len(errors)), 0, 0
+        for look in self.rounds(errors):
+            if look.finished:
+                return None
+            alive, had, spent = look.survivors, look.n_trials, look.n_evaluations
+        mask = np.zeros(errors.shape, dtype=bool)
+        mask[alive, : self._target(had, len(alive), spent) * self.repeats] = True
+        return mask & np.isnan(errors)
+
+    def survivors(self, errors: np.ndarray) -> NDArray[np.int64]:
+        """Return the prompts that were not dropped: several if they cannot be told apart."""
+        left = np.arange(len(errors))
+        for look in self.rounds(errors):
+            left = look.survivors
+        return left
+
+    def rounds(self, errors: np.ndarray) -> Iterator[Round]:
+        """Yield the looks at a race, as far as the errors known so far go.
+
+        Args:
+            errors: (n_prompts, trials x repeats) prediction errors, NaN where unknown.
+
+        Raises:
+            ValueError: the budget does not give every prompt a trial.
+        """
+        self._check_budget(len(errors))
+        order = np.argsort(nested_positions(self.trials, self.seed), kind="stable")
+        alive, had, spent = np.arange(len(errors)), 0, 0
+        while True:
+            n = self._target(had, len(alive), spent)
+            known = errors[alive, : n * self.repeats]
+            if np.isnan(known).any():
+                return
+            spent += len(alive) * (n - had) * self.repeats
+            values = known.reshape(len(alive), n, self.repeats).mean(axis=2, dtype=np.float64)
+            look = self._look(alive, values, order[order < n], len(errors))
+            alive, had = look.survivors, n
+            finished = len(alive) == 1 or self._target(had, len(alive), spent) == had
+            yield replace(look, n_evaluations=spent, finished=finished)
+            if finished:
+                return
+
+    def _target(self, had: int, n_alive: int, spent: int) -> int:
+        """Return the trials in all that the next heat takes its prompts to; `had` where there is no more of it."""
+        n = next((look for look in self.looks() if look > had), had)
+        if self.budget is not None:
+            n = min(n, had + (self.budget - spent) // (n_alive * self.repeats))
+        return n
+
+    def _look(self, alive: NDArray, values: NDArray, order: NDArray, n_prompts: int) -> Round:
+        """Return the look at the errors (m, n) of the raced prompts; order sorts their trials by timestep."""
+        n = values.shape[1]
+        means = values.mean(axis=1)
+        best = int(means.argmin())
+        differences = means - means[best]
+        margins = np.full(len(alive), np.inf)
+        if n == self.trials:
+            margins[:] = 0
+        elif n >= BLOCK:
+            variance = collapsed_variance((values - values[best])[:, order]) * (1 - n / self.trials)
+            margins = self._quantile(n, n_prompts) * np.sqrt(variance)
+        stays = differences <= margins
+        return Round(n, alive, alive[stays], int(alive[best]), means, differences, margins, 0, False)
+
+    def _quantile(self, n: int, n_prompts: int) -> float:
+        """Return z for a look after n trials."""
+        if self.threshold is not None:
+            return self.threshold
+        from scipy.special import stdtrit
+
+        n_tests = max(1, n_prompts - 1) * max(1, len(self.looks()) - 1)
+        return float(-stdtrit(n // 2, (1 - self.confidence) / n_tests))
+
+    def _check_budget(self, n_prompts: int) -> None:
+        if self.budget is not None and self.budget < n_prompts * self.repeats:
+            raise ValueError(
+                f"budget must give each of the {n_prompts} prompts a trial, {n_prompts * self.repeats} evaluations, "
+                f"got {self.budget}"
+            )
+
+    def calibrate(
+        self,
+        tables: np.ndarray,
+        *,
+        thresholds: Sequence[float] = THRESHOLDS,
+        error: float = 0.01,
+        level: float = 0.95,
+    ) -> "Calibration":
+        """Choose the threshold on full error tables of images that nothing else is judged on.
+
+        The thresholds are tested from large to small. One passes if the one-sided Clopper-Pearson upper bound on the
+        probability of dropping the full evaluation's winner is at most `error`; the first failure ends the search, so
+        the order of the tests needs no further correction (fixed-sequence testing).
+
+        Args:
+            tables: (n_images, n_prompts, trials x repeats) errors of every prompt on every trial.
+            thresholds: candidates.
+            error: what the bound must not exceed.
+            level: confidence of the one-sided bound.
+
+        Returns:
+            The calibration; its `racing` is this race with the chosen threshold.
+
+        Raises:
+            ValueError: incomplete tables, or so few images that no threshold could pass; or none passes.
+        """
+        tables = np.asarray(tables)
+        if tables.ndim != 3 or tables.shape[2] != self.trials * self.repeats or np.isnan(tables).any():
+            raise ValueError(
+                f"tables must be complete, (n_images, n_prompts, {self.trials * self.repeats}), got {tables.shape}"
+                + (" with NaN" if np.isnan(tables).any() else "")
+            )
+        n = len(tables)
+        if clopper_pearson(0, n, 2 * level - 1).high > error:
+            raise ValueError(f"tables must be of more images to bound an error of {error}, got {n}")
+        chosen = None
+        for threshold in sorted(thresholds, reverse=True):
+            found = self._judge(tables, threshold, level)
+            if found.bound > error:
+                break
+            chosen = found
+        if chosen is None:
+            raise ValueError(f"thresholds must include one that drops at most {error} of the winners, got none")
+        return chosen
+
+    def check(self, tables: np.ndarray, *, level: float = 0.95) -> "Calibration":
+        """Return how often this threshold drops the full evaluation's winner on other images' full error tables."""
+        if self.threshold is None:
+            raise ValueError("threshold must be a number, got None; calibrate first")
+        return self._judge(np.asarray(tables), self.threshold, level)
+
+    def _judge(self, tables: np.ndarray, threshold: float, level: float) -> "Calibration":
+        """Race on every table with one threshold."""
+        race = replace(self, threshold=float(threshold), budget=None)
+        dropped = spent = 0
+        for table in tables:
+            *_, last = race.rounds(table)
+            values = table.reshape(len(table), self.trials, self.repeats).mean(axis=2, dtype=np.float64)
+            dropped += values.mean(axis=1).argmin() not in last.survivors
+            spent += last.n_evaluations
+        bound = clopper_pearson(int(dropped), len(tables), 2 * level - 1).high
+        return Calibration(race, len(tables), int(dropped), bound, level, spent / len(tables))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often a race with some threshold drops the winner of the full evaluation.
+
+    Attributes:
+        racing: the race.
+        n_images: images it was run on.
+        n_dropped: images on which the full evaluation's winner was dropped.
+        bound: one-sided upper Clopper-Pearson bound on that probability.
+        level: confidence of the bound.
+        n_evaluations: denoiser evaluations per image, on average.
+    """
+
+    racing: Racing
+    n_images: int
+    n_dropped: int
+    bound: float
+    level: float
+    n_evaluations: float
