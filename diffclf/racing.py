@@ -24,6 +24,7 @@ Sources: Paulson 1964 and Even-Dar et al. 2006 (successive elimination); Maron a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +48,19 @@ def nested_positions(n: int, seed: int = 0) -> NDArray[np.float64]:
         n: how many, at most 1024.
         seed: seed of the flips and offsets.
     """
+    return _positions(seed)[:n].copy()
+
+
+@cache
+def _positions(seed: int) -> NDArray[np.float64]:
+    """Return all 1024 positions of a seed."""
     rng = np.random.default_rng([seed, 11])
     index = np.arange(2**_LEVELS)
     cell = np.zeros_like(index)
     for level in range(_LEVELS):
         flips = rng.integers(2, size=2**level)
         cell = 2 * cell + (((index >> level) & 1) ^ flips[cell])
-    return ((cell + rng.random(len(cell))) / len(cell))[:n]
+    return (cell + rng.random(len(cell))) / len(cell)
 
 
 def collapsed_variance(values: NDArray) -> NDArray[np.float64]:
