@@ -51,7 +51,7 @@ lab: setup  ## open the notebooks in JupyterLab
 train: setup  ## train the embedded models again from their seed (hours)
 	@$(DIFFCLF) train mini-sd
 
-bench: setup  ## cost of the evaluator over bare forward passes
+bench: setup  ## time evaluator and race against the plain loop (minutes)
 	@$(DIFFCLF) bench
 
 reference: setup  ## run the full profile (hours, resumable) and keep its results in reports/reference

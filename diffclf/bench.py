@@ -1,23 +1,42 @@
-"""`diffclf bench`: what the evaluator costs over the bare forward passes of the network.
+"""`diffclf bench`: what the evaluator and the race save over the paper's loop, as ratios measured in one run.
 
-Both run the same batches in turn, bare - evaluator - bare - evaluator …, so that a machine whose speed drifts
-disturbs both alike; what is reported is the ratio pair by pair.
+What is compared runs in turn, a - b - a - b …, so that a machine whose speed drifts disturbs both alike; medians of the
+ratios pair by pair are reported, with the least and the largest.
+
+    overhead       the evaluator over the bare forward passes of the network on the same batches
+    throughput     evaluations per second: Algorithm 2 written down plainly, the evaluator, the evaluator compiled
+    utilisation    floating-point operations per second over those of a large matrix product on this machine
+    tasks          seconds per image: the plain loop with the official schedule, and a race, many images in flight
 """
 
 import argparse
 import json
+import resource
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
+from diffclf.classifier import DiffusionClassifier
+from diffclf.datasets import ImageSet, load_dataset
 from diffclf.evaluator import Evaluator
+from diffclf.images import load_images, to_pixels
 from diffclf.models import load_model
 from diffclf.models.protocol import DiffusionModel
-from diffclf.trials import Trials, uniform
+from diffclf.plainloop import plain_staged
+from diffclf.pruning import Staged
+from diffclf.racing import Racing
+from diffclf.trials import Trials, image_key, uniform
 
-__all__ = ["add_arguments", "measure_overhead", "run"]
+__all__ = ["TASKS", "add_arguments", "measure_overhead", "measure_task", "measure_throughput", "run"]
+
+TASKS = {
+    "mini-items": Staged(trials=(50, 500), keep=(5, 1)),
+    "mini-coloured-items": Staged(trials=(20, 50, 100, 500), keep=(20, 10, 5, 1)),
+}
+"""Data set -> the paper's schedule for as many classes (Table 6: CIFAR10, and Food's for a hundred)."""
 
 
 def _seconds(act: Callable[[], object], device: torch.device) -> float:
@@ -30,38 +49,53 @@ def _seconds(act: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def measure_overhead(
-    model: DiffusionModel, *, n_prompts: int = 10, n_pairs: int = 11, batch_size: int | None = None, n_batches: int = 4
-) -> dict[str, float | int]:
-    """Time the evaluator against bare forward passes on the same batches.
+def _in_turn(acts: list[Callable[[], object]], n_rounds: int, device: torch.device) -> np.ndarray:
+    """Return (n_rounds, n_acts) seconds of acts run in turn, after one run of each that does not count."""
+    for act in acts:
+        act()
+    return np.array([[_seconds(act, device) for act in acts] for _ in range(n_rounds)])
 
-    Args:
-        model: the model; its weights do not matter.
-        n_prompts: prompts per trial, among which a trial's noise is shared.
-        n_pairs: interleaved pairs of runs.
-        batch_size: evaluations per forward pass; None: the evaluator's choice.
-        n_batches: forward passes per run.
 
-    Returns:
-        Median, least and largest ratio (evaluator / bare), and the median evaluations per second of each.
-    """
-    evaluator = Evaluator(model, ["l2", "l1", "huber"], batch_size)
-    n = evaluator.batch_size * n_batches
+def _spread(ratios: np.ndarray) -> dict[str, float]:
+    return {"median": float(np.median(ratios)), "least": float(ratios.min()), "largest": float(ratios.max())}
+
+
+def _problem(model: DiffusionModel, n: int, n_prompts: int = 10) -> tuple[torch.Tensor, torch.Tensor, Trials, Any]:
+    """Return a clean latent, conditionings, trials, and n triples of one image."""
     n_trials = -(-n // n_prompts)
     if model.labels is None:
         cond = model.encode_prompts([f"a photo of number {i}" for i in range(n_prompts)])
     else:
         cond = model.encode_prompts([i % len(model.labels) for i in range(n_prompts)])
-    timesteps = np.resize(uniform(min(n_trials, len(model.alphas_cumprod)), len(model.alphas_cumprod)), n_trials)
+    n_timesteps = len(model.alphas_cumprod)
+    timesteps = np.resize(uniform(min(n_trials, n_timesteps), n_timesteps), n_trials)
     trials = Trials(timesteps, 0, 0, model.latent_shape)
-    x0 = trials.noise([0])
     triples = np.array([(0, p, t) for t in range(n_trials) for p in range(n_prompts)])[:n]
+    return trials.noise([0]).to(model.device), cond, trials, triples
 
+
+def measure_overhead(
+    model: DiffusionModel, *, n_pairs: int = 11, batch_size: int | None = None, n_batches: int = 4
+) -> dict[str, Any]:
+    """Time the evaluator against bare forward passes on the same batches.
+
+    Args:
+        model: the model; its weights do not matter.
+        n_pairs: interleaved pairs of runs.
+        batch_size: evaluations per forward pass; None: the evaluator's choice.
+        n_batches: forward passes per run.
+
+    Returns:
+        The overhead (evaluator / bare - 1), the median evaluations per second of each, and how it was measured.
+    """
+    evaluator = Evaluator(model, ["l2", "l1", "huber"], batch_size)
+    n = evaluator.batch_size * n_batches
+    x0, cond, trials, triples = _problem(model, n)
     batches = []
     for start in range(0, n, evaluator.batch_size):
         part = triples[start : start + evaluator.batch_size]
         x_t = torch.randn(len(part), *model.latent_shape, generator=torch.Generator().manual_seed(start))
-        t = torch.from_numpy(timesteps[part[:, 2]])
+        t = torch.from_numpy(trials.timesteps[part[:, 2]])
         batches.append((x_t.to(model.device), t.to(model.device), cond[torch.from_numpy(part[:, 1]).to(model.device)]))
 
     @torch.inference_mode()
@@ -72,14 +106,9 @@ def measure_overhead(
     def ours() -> None:
         evaluator.errors(x0, cond, [trials], triples)
 
-    for act in (bare, ours):
-        act()
-    seconds = np.array([[_seconds(bare, model.device), _seconds(ours, model.device)] for _ in range(n_pairs)])
-    ratios = seconds[:, 1] / seconds[:, 0]
+    seconds = _in_turn([bare, ours], n_pairs, model.device)
     return {
-        "overhead": float(np.median(ratios)) - 1,
-        "overhead_least": float(ratios.min()) - 1,
-        "overhead_largest": float(ratios.max()) - 1,
+        "overhead": _spread(seconds[:, 1] / seconds[:, 0] - 1),
         "bare_per_second": n / float(np.median(seconds[:, 0])),
         "evaluator_per_second": n / float(np.median(seconds[:, 1])),
         "pairs": n_pairs,
@@ -88,27 +117,181 @@ def measure_overhead(
     }
 
 
+def _plain_unet(name: str, device: str | None) -> DiffusionModel:
+    """Return the model with its network in the memory format that diffusers loads it in."""
+    model = load_model(name, device=device)
+    model.network.to(memory_format=torch.contiguous_format)
+    return model
+
+
+def _gigaflops(model: DiffusionModel, batch_size: int) -> tuple[float, float]:
+    """Return billions of operations of one evaluation, and per second of a large matrix product (best of 5)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x0, cond, _, _ = _problem(model, 10)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model.denoise(x0, torch.zeros(1, dtype=torch.int64, device=model.device), cond[:1])
+    a = torch.randn(2048, 2048, device=model.device, dtype=model.dtype)
+    fastest = _in_turn([lambda: a @ a], 5, model.device).min()
+    return counter.get_total_flops() / 1e9, 2 * 2048**3 / fastest / 1e9
+
+
+def measure_throughput(
+    name: str, device: str | None = None, *, n_rounds: int = 5, compile: bool = True, n: int = 1024
+) -> dict[str, Any]:
+    """Time the plain loop, the evaluator, and the evaluator compiled on the same evaluations.
+
+    Args:
+        name: a Stable Diffusion model, as `load_model` takes it.
+        device: where; None: the fastest there is.
+        n_rounds: interleaved rounds.
+        compile: whether to measure the compiled network, too (a minute more).
+        n: evaluations per run.
+
+    Returns:
+        Median evaluations per second of each, the ratios to the plain loop, and the utilisation.
+    """
+    plain, eager = _plain_unet(name, device), load_model(name, device=device)
+    models = {"evaluator": eager} | ({"compiled": load_model(name, device=device, compile=True)} if compile else {})
+    x0, cond, trials, triples = _problem(eager, n)
+    first = Staged(trials=(len(trials),), keep=(1,), grid="nested")
+    acts = [lambda: plain_staged(plain.network, plain.alphas_cumprod, x0, cond, trials, first)]
+    for model in models.values():
+        evaluator = Evaluator(model, ["l2"])
+        acts.append(lambda evaluator=evaluator: evaluator.errors(x0, cond, [trials], triples))
+    counts = np.array([len(trials) * len(cond), *[len(triples)] * len(models)])
+    rates = counts / _in_turn(acts, n_rounds, eager.device)
+    work, machine = _gigaflops(eager, 1)
+    names = ["plain loop", *models]
+    return {
+        "evaluations_per_second": {name: float(np.median(rate)) for name, rate in zip(names, rates.T, strict=True)},
+        "over_plain": {name: _spread(rates[:, i] / rates[:, 0]) for i, name in enumerate(names) if i},
+        "utilisation": {n: float(np.median(r)) * work / machine for n, r in zip(names, rates.T, strict=True)},
+        "gigaflops_of_an_evaluation": work,
+        "gigaflops_per_second_of_a_matrix_product": machine,
+        "rounds": n_rounds,
+    }
+
+
+def measure_task(
+    model: DiffusionModel,
+    plain: DiffusionModel,
+    data: ImageSet,
+    schedule: Staged,
+    race: Racing,
+    *,
+    n_rounds: int = 5,
+    n_plain: int = 1,
+) -> dict[str, Any]:
+    """Time the plain loop with a schedule against a race, seconds per image.
+
+    Args:
+        model: runs the race; compiled or not.
+        plain: runs the plain loop.
+        data: images; each round the plain loop takes the next n_plain of them, the race all.
+        schedule: of the plain loop.
+        race: the race.
+        n_rounds: interleaved rounds.
+        n_plain: images per round of the plain loop.
+
+    Returns:
+        Median seconds and mean evaluations per image of both, and the ratios round by round.
+    """
+    texts = list(data.prompts.values())
+    cond = plain.encode_prompts(texts)
+    timesteps = schedule.timesteps(len(plain.alphas_cumprod))
+    classifier = DiffusionClassifier(model, data.prompts, pruning=race)
+    spent: list[float] = []
+    turn = iter(range(10**9))
+
+    def plainly() -> None:
+        for _ in range(n_plain):
+            image = load_images([data.images[next(turn) % len(data)]])[0]
+            pixels = to_pixels(image, plain.image_size)
+            x0 = plain.encode_images(pixels[None])
+            trials = Trials(timesteps, 0, image_key(pixels), plain.latent_shape)
+            plain_staged(plain.network, plain.alphas_cumprod, x0, cond, trials, schedule)
+
+    def racing() -> None:
+        spent[:] = [table.n_evaluations for table in classifier.error_tables(data.images)]
+
+    seconds = _in_turn([plainly, racing], n_rounds, model.device) / [n_plain, len(data)]
+    return {
+        "seconds_per_image": {"plain loop": float(np.median(seconds[:, 0])), "race": float(np.median(seconds[:, 1]))},
+        "evaluations_per_image": {"plain loop": schedule.evaluations(len(texts)), "race": float(np.mean(spent))},
+        "times_fewer_seconds": _spread(seconds[:, 0] / seconds[:, 1]),
+        "times_fewer_evaluations": schedule.evaluations(len(texts)) / float(np.mean(spent)),
+        "images": len(data),
+        "rounds": n_rounds,
+    }
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Return the largest memory held so far, in GB: of the process, on CUDA of the device."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of `diffclf bench`."""
-    parser.add_argument("--model", default="mini-sd", help="built-in name, directory or hub id")
+    parser.add_argument("--model", default="mini-sd", help="a Stable Diffusion model (default %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, …; by default the fastest there is")
-    parser.add_argument("--batch-size", type=int, help="evaluations per forward pass")
-    parser.add_argument("--pairs", type=int, default=11, help="interleaved pairs of runs")
+    parser.add_argument("--batch-size", type=int, help="evaluations per forward pass, for the overhead")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default %(default)s)")
+    parser.add_argument(
+        "--pairs", type=int, default=11, help="interleaved pairs for the overhead (default %(default)s)"
+    )
+    parser.add_argument("--images", type=int, default=32, help="test images a race is timed on (default %(default)s)")
+    parser.add_argument("--only-overhead", action="store_true", help="the evaluator over the bare network, no more")
+    parser.add_argument("--no-compile", action="store_true", help="leave the compiled network out: a minute less")
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `diffclf bench`."""
     model = load_model(args.model, device=args.device)
-    result = measure_overhead(model, n_pairs=args.pairs, batch_size=args.batch_size)
-    if args.json:
-        print(json.dumps(result, indent=1))
-        return 0
-    print(f"{args.model} on {model.device}, batches of {result['batch_size']}, {torch.get_num_threads()} CPU threads")
-    print(f"bare forward passes  {result['bare_per_second']:8.0f} evaluations/s")
-    print(f"evaluator            {result['evaluator_per_second']:8.0f} evaluations/s")
-    print(
-        f"overhead             {result['overhead']:+8.1%} median of {result['pairs']} pairs, "
-        f"{result['overhead_least']:+.1%} to {result['overhead_largest']:+.1%}"
-    )
+    where = f"{args.model} on {model.device}, {torch.get_num_threads()} CPU threads"
+    result: dict[str, Any] = {"overhead": measure_overhead(model, n_pairs=args.pairs, batch_size=args.batch_size)}
+    if not args.only_overhead:
+        compile = not args.no_compile
+        result["throughput"] = measure_throughput(args.model, args.device, n_rounds=args.rounds, compile=compile)
+        fast = load_model(args.model, device=args.device, compile=compile)
+        plain = _plain_unet(args.model, args.device)
+        result["tasks"] = {
+            name: measure_task(
+                fast, plain, load_dataset(name, n_images=args.images), schedule, Racing(), n_rounds=args.rounds
+            )
+            for name, schedule in TASKS.items()
+        }
+    result["peak_memory_gb"] = _peak_memory(model.device)
+    print(json.dumps(result, indent=1) if args.json else "\n".join([where, *_lines(result)]))
     return 0
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    """Return the results in words."""
+
+    def spread(values: dict[str, float], form: str) -> str:
+        return f"{values['median']:{form}} ({values['least']:{form}} to {values['largest']:{form}})"
+
+    over = result["overhead"]
+    lines = [
+        f"evaluator over bare forward passes  {spread(over['overhead'], '+.1%')}, {over['pairs']} pairs, "
+        f"batches of {over['batch_size']}"
+    ]
+    for name, rate in result.get("throughput", {}).get("evaluations_per_second", {}).items():
+        more = result["throughput"]["over_plain"].get(name)
+        lines.append(
+            f"{name:<12} {rate:8.0f} evaluations/s, {result['throughput']['utilisation'][name]:4.0%} of a matrix "
+            f"product's speed" + (f", {spread(more, '.1f')} times the plain loop" if more else "")
+        )
+    for name, task in result.get("tasks", {}).items():
+        evaluations, seconds = task["evaluations_per_image"], task["seconds_per_image"]
+        lines += [
+            f"{name}: plain loop, official schedule {evaluations['plain loop']:.0f} evaluations, "
+            f"{seconds['plain loop']:.2f} s an image; race {evaluations['race']:.0f}, {seconds['race']:.3f} s",
+            f"{name}: {task['times_fewer_evaluations']:.1f} times fewer evaluations, "
+            f"{spread(task['times_fewer_seconds'], '.1f')} times fewer seconds",
+        ]
+    return [*lines, f"peak memory {result['peak_memory_gb']:.2f} GB"]

@@ -1,4 +1,4 @@
-"""What the card of an embedded model rests on: caption tasks, measurement, bench."""
+"""What the card of an embedded model rests on: caption tasks, measurement."""
 
 import json
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from tiny import save_tiny_sd
 
-from diffclf.bench import measure_overhead
 from diffclf.mini.measure import caption_accuracy, measure
 from diffclf.mini.tasks import caption_task
 from diffclf.mini.world import COLOURS
@@ -75,10 +74,3 @@ def test_caption_accuracy_of_an_untrained_model_is_chance(tmp_path):
     save_tiny_sd(tmp_path / "model")
     result = caption_accuracy(load_model(tmp_path / "model"), "binding", 40, split="tune")
     assert result["n"] == 40 and result["low"] < 0.5 < result["high"]
-
-
-def test_overhead_compares_equal_work(tmp_path):
-    save_tiny_sd(tmp_path / "model")
-    result = measure_overhead(load_model(tmp_path / "model"), n_pairs=3, batch_size=8, n_batches=2)
-    assert result["evaluations_per_run"] == 16 and result["pairs"] == 3
-    assert result["overhead_least"] <= result["overhead"] <= result["overhead_largest"]
