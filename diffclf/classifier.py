@@ -15,8 +15,8 @@ from diffclf.evaluator import Evaluator, check_losses
 from diffclf.images import load_images, to_pixels
 from diffclf.models.protocol import DiffusionModel
 from diffclf.progress import progress
-from diffclf.pruning import Exhaustive, Pruning
-from diffclf.racing import Racing, Round
+from diffclf.pruning import Pruning
+from diffclf.racing import Racing, Round, calibrated
 from diffclf.trials import Trials, image_key
 
 __all__ = ["DiffusionClassifier", "Prompts", "resolve_prompts"]
@@ -101,7 +101,7 @@ def _check_types(model: object, pruning: object, seed: object) -> None:
     if isinstance(model, str | os.PathLike):
         raise TypeError(f"model must be a loaded model, load_model({os.fspath(model)!r}), got only its name")
     if pruning is not None and not hasattr(pruning, "timesteps"):
-        raise TypeError(f"pruning must be Exhaustive(...), Staged(...) or None, got {pruning!r}")
+        raise TypeError(f"pruning must be Racing(...), Exhaustive(...), Staged(...) or None, got {pruning!r}")
     if not isinstance(seed, Integral):
         raise TypeError(f"seed must be an integer, got {seed!r}")
 
@@ -113,7 +113,7 @@ class DiffusionClassifier:
         model: the diffusion model (`load_model`).
         prompts: class name -> prompt or list of prompts; a class scores as its best prompt. For a class-conditional
             model None (all its labels), label names or indices.
-        pruning: which prompts to try next; None is `Exhaustive(100)`.
+        pruning: which prompts to try next; None races: `Racing()`, with the threshold that a built-in model brings.
         loss: the error that decides: "l2", "l1", "huber", and "vlb" or "l2+vlb" where the variance is learned.
         seed: seed of the noise.
         batch_size: denoiser evaluations per forward pass; None chooses.
@@ -149,7 +149,7 @@ class DiffusionClassifier:
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         self.model = model
-        self.pruning = pruning or Exhaustive()
+        self.pruning = pruning or calibrated(Racing(), model)
         self.loss, self.seed, self.temperature, self.progress = loss, seed, temperature, progress
         self._timesteps = self.pruning.timesteps(len(model.alphas_cumprod))
         plain = ["l2", "l1", "huber"]

@@ -41,7 +41,18 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loss", default="l2", choices=LOSSES, help="prediction error that decides (default %(default)s)"
     )
-    budget = parser.add_argument_group("budget", "Default: every class on 100 timesteps.")
+    budget = parser.add_argument_group(
+        "budget", "Default: a race, at most 100 timesteps per class, that drops classes as soon as they are behind."
+    )
+    budget.add_argument(
+        "--budget", type=int, metavar="E", help="denoiser evaluations that the race may spend on an image"
+    )
+    budget.add_argument(
+        "--confidence",
+        type=float,
+        metavar="P",
+        help="probability that the race keeps the best class (default: calibrated for the model, else 0.99)",
+    )
     budget.add_argument(
         *("--trials", "--n-samples", "--n_samples"),
         dest="trials",
@@ -79,17 +90,22 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make_pruning(args: argparse.Namespace) -> "Pruning":
-    """Return the strategy that --trials, --keep and --repeats ask for.
+    """Return the strategy that --trials, --keep, --budget, --confidence and --repeats ask for.
 
     Raises:
         ValueError: they do not fit together.
     """
     from diffclf.pruning import Exhaustive, Staged
+    from diffclf.racing import Racing
 
     if args.trials is None:
         if args.keep is not None:
             raise ValueError(f"keep needs trials, got keep {args.keep} alone")
-        return Exhaustive(repeats=args.repeats)
+        confidence = {} if args.confidence is None else {"confidence": args.confidence}
+        return Racing(budget=args.budget, repeats=args.repeats, **confidence)
+    for name in ("budget", "confidence"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"{name} is for the race, which --trials replaces; got both")
     if args.keep is None:
         if len(args.trials) > 1:
             raise ValueError(
@@ -117,6 +133,7 @@ def make_classifier(
     """
     from diffclf.classifier import DiffusionClassifier
     from diffclf.models import load_model
+    from diffclf.racing import Racing, calibrated
 
     model = load_model(args.model, device=args.device, dtype=args.dtype, compile=args.compile)
     if model.labels is None:
@@ -127,6 +144,8 @@ def make_classifier(
         if args.template is not None or (prompts is not None and labels is None):
             raise ValueError(f"{args.model} knows classes and no text: use --labels without --template, or neither")
         what = labels
+    if isinstance(pruning, Racing) and args.confidence is None:
+        pruning = calibrated(pruning, model)
     return DiffusionClassifier(
         model,
         what,
@@ -179,7 +198,7 @@ def run(args: argparse.Namespace) -> int:
             tqdm.write(_line(shown(path).ljust(width), table, args.temperature))  # above the bar
             sys.stdout.flush()
     if args.json:
-        settings = {"model": args.model, "pruning": repr(pruning), "loss": args.loss, "seed": args.seed}
+        settings = {"model": args.model, "pruning": repr(classifier.pruning), "loss": args.loss, "seed": args.seed}
         json.dump({**settings, "classes": classifier.classes_.tolist(), "images": found}, sys.stdout, indent=2)
         print()
     return 0

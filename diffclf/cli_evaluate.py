@@ -58,15 +58,17 @@ def run(args: argparse.Namespace) -> int:
         "format": FORMAT,
         "model": args.model,
         "prompts": [list(pair) for pair in prompts],
-        "pruning": repr(pruning),
         "loss": args.loss,
         "seed": args.seed,
         "temperature": args.temperature,
     }
+    if args.trials is not None:  # else the model has a say in it
+        settings["pruning"] = repr(pruning)
     with PredictionRun(out) as results:
         results.check_settings(settings)
         classifier = _load(args, folder, results, labels, prompts, pruning)
-        settings |= {"weights": classifier.model.fingerprint, "dtype": str(classifier.model.dtype)}
+        model = classifier.model
+        settings |= {"pruning": repr(classifier.pruning), "weights": model.fingerprint, "dtype": str(model.dtype)}
         done = results.start(settings)
         done += _predict(classifier, _pending(folder, done), results, len(done), args.temperature)
         summary = results.finish(done, classifier.classes_.tolist())

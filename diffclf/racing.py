@@ -22,6 +22,7 @@ Sources: Paulson 1964 and Even-Dar et al. 2006 (successive elimination); Maron a
 2023, arXiv 2303.15233 (paired tests of a diffusion model's classes); Li et al. 2023, section 4.2 (its alternative).
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -29,9 +30,14 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from diffclf.models.protocol import DiffusionModel
+from diffclf.paths import data_dir
 from diffclf.stats import clopper_pearson
 
-__all__ = ["Calibration", "Racing", "Round", "collapsed_variance", "nested_positions"]
+__all__ = ["CALIBRATION", "Calibration", "Racing", "Round", "calibrated", "collapsed_variance", "nested_positions"]
+
+CALIBRATION = "racing.json"
+"""File beside a built-in model's weights: the threshold that was calibrated for them."""
 
 BLOCK = 8
 _LEVELS = 10  # 1024 strata: as fine as a thousand timesteps need
@@ -340,3 +346,21 @@ class Calibration:
     bound: float
     level: float
     n_evaluations: float
+
+
+def calibrated(race: Racing, model: DiffusionModel) -> Racing:
+    """Return the race as it is best run with this model.
+
+    A built-in model may bring a threshold that was calibrated for its weights and these trials; other models keep the
+    cautious one. A model with fewer timesteps than the race has trials gets as many trials as it has timesteps.
+    """
+    race = replace(race, trials=min(race.trials, len(model.alphas_cumprod)))
+    try:
+        stored = json.loads((data_dir() / "models" / model.name / CALIBRATION).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return race
+    made_for = (stored["trials"], stored["repeats"], stored["seed"])
+    if race.threshold is None and made_for == (race.trials, race.repeats, race.seed):
+        if stored["fingerprint"] == model.fingerprint:
+            return replace(race, threshold=stored["threshold"])
+    return race

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import DIT_LABELS, save_tiny_dit, save_tiny_sd
 
 import diffclf.classifier
-from diffclf import DiffusionClassifier, Exhaustive, Staged, load_model
+from diffclf import DiffusionClassifier, Exhaustive, Racing, Staged, load_model
 from diffclf.trials import image_key, uniform
 
 PROMPTS = {"sneaker": "a photo of a sneaker", "bag": ["a photo of a bag", "a bag"], "coat": "a coat"}
@@ -68,10 +68,12 @@ def test_keep_counts_prompts(sd, arrays):
         np.testing.assert_array_equal(np.isnan(errors), np.isnan(table.errors), err_msg=loss)
 
 
-def test_the_default_is_one_hundred_trials_exhaustively(sd, arrays):
-    table = DiffusionClassifier(sd, {"a": "a bag", "b": "a coat"}).errors(arrays[0])
-    np.testing.assert_array_equal(table.timesteps, uniform(100))
-    assert table.n_evaluations == 200 and table.loss == "l2"
+def test_the_default_is_a_race_over_one_hundred_trials(sd, arrays):
+    clf = DiffusionClassifier(sd, {"a": "a bag", "b": "a coat"})
+    assert clf.pruning == Racing(trials=100, confidence=0.99)
+    table = clf.errors(arrays[0])
+    np.testing.assert_array_equal(table.timesteps, Racing().timesteps())
+    assert 16 <= table.n_evaluations <= 200 and table.loss == "l2"
 
 
 def test_pairs_of_prompt_and_class_name(sd, arrays):
@@ -325,7 +327,7 @@ def test_table_names_the_image_it_was_computed_for(sd, arrays):
     ("options", "message"),
     [
         ({"model": "mini-sd"}, r"model must be a loaded model, load_model\('mini-sd'\), got only its name"),
-        ({"pruning": 100}, r"pruning must be Exhaustive\(...\), Staged\(...\) or None, got 100"),
+        ({"pruning": 100}, r"pruning must be Racing\(...\), Exhaustive\(...\), Staged\(...\) or None, got 100"),
         ({"seed": "one"}, "seed must be an integer, got 'one'"),
     ],
 )

@@ -131,7 +131,10 @@ def test_the_official_spellings_are_the_same(capsys, sd, images):
 def test_the_default_is_the_classifiers_default(capsys, dit, images):
     _, out, _ = run(capsys, "classify", images[0], "--model", dit, "--json")
     (row,) = json.loads(out)["images"]
-    assert row["n_evaluations"] == DiffusionClassifier(load_model(dit)).errors(images[0]).n_evaluations == 300
+    assert row["n_evaluations"] == DiffusionClassifier(load_model(dit)).errors(images[0]).n_evaluations <= 300
+    _, out, _ = run(capsys, "classify", images[0], "--model", dit, "--json", "--budget", 20, "--confidence", 0.9)
+    assert json.loads(out)["images"][0]["n_evaluations"] == 18
+    assert "budget=20" in json.loads(out)["pruning"] and "confidence=0.9" in json.loads(out)["pruning"]
 
 
 def test_class_conditional_models_take_labels(capsys, dit, images):
@@ -366,6 +369,9 @@ def test_an_image_over_pillows_limit(capsys, bad_images, monkeypatch):
         (["--labels", "a,b", "--loss", "l3"], "argument --loss: invalid choice: 'l3' (choose from "),
         (["--labels", "a,b", "--trials", "5", "50"], "need keep, with one number each"),
         (["--labels", "a,b", "--keep", "1"], "keep needs trials"),
+        (["--labels", "a,b", "--trials", "5", "--budget", "9"], "budget is for the race, which --trials replaces"),
+        (["--labels", "a,b", "--budget", "0"], "budget must be a whole number of at least 1, got 0"),
+        (["--labels", "a,b", "--confidence", "1"], "confidence must lie in (0, 1), got 1.0"),
         (["--labels", "a,b", "--trials", "5", "50", "--keep", "1"], "one number per stage, got (5, 50) and (1,)"),
         (["--labels", "a,b", "--trials", "5", "50", "--keep", "5", "2"], "keep must end in 1, got (5, 2)"),
         (["--labels", "a,b", "--trials", "5", "10", "20", "--keep", "2", "5", "1"], "keep must not grow"),

@@ -1,5 +1,7 @@
 """Races on made-up tables whose answers are known, and the statistics behind them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from tiny import save_tiny_sd
 
 from diffclf import DiffusionClassifier, Exhaustive, Racing, load_model
 from diffclf.pruning import replay
-from diffclf.racing import collapsed_variance, nested_positions
+from diffclf.racing import CALIBRATION, calibrated, collapsed_variance, nested_positions
 
 
 def table(means, n_trials=100, sd=1.0, common=5.0, seed=0):
@@ -333,3 +335,18 @@ def test_only_a_race_can_be_watched(sd):
         DiffusionClassifier(sd, PROMPTS, pruning=Exhaustive(4)).race(pictures(1))
     with pytest.raises(ValueError, match="race takes one image, got 2"):
         DiffusionClassifier(sd, PROMPTS, pruning=Racing()).race(pictures(2))
+
+
+def test_a_built_in_model_brings_its_threshold_for_the_race_it_was_calibrated_on(tmp_path, monkeypatch):
+    folder = save_tiny_sd(tmp_path / "models" / "tiny")
+    monkeypatch.setenv("DIFFCLF_DATA", str(tmp_path))
+    model = load_model("tiny")
+    assert DiffusionClassifier(model, PROMPTS).pruning == Racing()
+    stored = {"fingerprint": model.fingerprint, "trials": 100, "repeats": 1, "seed": 0, "threshold": 2.3}
+    (folder / CALIBRATION).write_text(json.dumps(stored))
+    assert DiffusionClassifier(model, PROMPTS).pruning == Racing(threshold=2.3)
+    assert calibrated(Racing(budget=50), model) == Racing(threshold=2.3, budget=50)
+    for other in (Racing(trials=50), Racing(seed=1), Racing(repeats=2), Racing(threshold=4.0)):
+        assert calibrated(other, model) == other
+    (folder / CALIBRATION).write_text(json.dumps(stored | {"fingerprint": "other weights"}))
+    assert calibrated(Racing(), model) == Racing()
