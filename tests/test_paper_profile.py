@@ -220,7 +220,7 @@ def test_dry_run_with_a_local_model_estimates_time_and_leaves_the_network_settin
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines()[2:]]
     # The part of a budget that does not depend on the number of images stays as it is.
-    assert [row[1] for row in rows] == ["3,400", f"{28_000 + 3 * 37 * 5 * 25:,}", "150,000", "195,275"]
+    assert [row[1] for row in rows] == ["3,400", f"{28_000 + 3 * 37 * 5 * 25:,}", "157,400", "202,675"]
     assert all("about" in row and row[-1] == "none" for row in rows) and "cannot be estimated" not in out
     assert [os.environ[name] for name in OFFLINE] == ["0", "0", "0"] and constants.HF_HUB_OFFLINE is False
 

@@ -128,14 +128,15 @@ def test_readme_library_example_runs():
     images = np.random.default_rng(0).integers(0, 256, size=(2, 32, 32, 3), dtype=np.uint8)
     names = {"images": list(images), "image": images[0]}
     exec(example, names)
-    assert names["table"].errors.shape == (3, 50)
+    assert names["look"].finished
+    assert names["table"].errors.shape == (3, 100)
     assert set(names["clf"].classes_) == {"sneaker", "bag"}
 
 
 def test_readme_command_lines_parse():
     lines = re.findall(r"^\.venv/bin/diffclf (.*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
     commands = [shlex.split(line) for line in lines]
-    assert {words[0] for words in commands} == {"classify", "evaluate", "reproduce"}
+    assert {words[0] for words in commands} == {"classify", "evaluate", "reproduce", "bench"}
     for words in commands:
         assert build_parser(words[0]).parse_args(words).command == words[0]
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from diffclf.racing import Round
 from diffclf.stats import Estimate
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "paper_curve",
     "picture_and_dots",
     "picture_grid",
+    "race_lines",
     "regions",
     "set_style",
     "snr_panels",
@@ -180,6 +182,36 @@ def cost_points(ax: Axes, points: Mapping[str, tuple[float, Estimate]], *, start
         colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
         ends = [[value - low], [high - value]]
         ax.errorbar([cost], [value], yerr=ends, fmt=marker, color=colour, ms=8, capsize=4, label=label, zorder=4)
+
+
+def race_lines(ax: Axes, looks: Sequence[Round], names: Sequence[str]) -> None:
+    """Draw a race: mean differences to the best prompt at every look, with the margins that they may not exceed.
+
+    No more prompts are drawn than the palette has colours: those that lasted longest, then those closest to the best.
+
+    Args:
+        ax: where.
+        looks: the rounds.
+        names: of the prompts.
+    """
+    lines: dict[int, list[tuple[int, float, float]]] = {}
+    for look in looks:
+        for prompt, difference, margin in zip(look.raced, look.differences, look.margins, strict=True):
+            lines.setdefault(int(prompt), []).append((look.n_trials, difference, margin if np.isfinite(margin) else 0))
+    winner, step = looks[-1].best, looks[-1].n_trials / 800
+    lasting = sorted(lines, key=lambda prompt: (-len(lines[prompt]), lines[prompt][-1][1]))
+    for index, prompt in enumerate(lasting[: len(PALETTE)]):
+        line = lines[prompt]
+        n_trials, differences, margins = np.array(line).T
+        label = f"{names[prompt]} (the winner)" if prompt == winner else names[prompt]
+        style = {"color": PALETTE[index % len(PALETTE)], "label": label}
+        x = n_trials + index * step  # side by side, so that bars do not hide each other
+        ax.errorbar(x, differences, yerr=margins, marker=MARKERS[index % len(MARKERS)], capsize=2, lw=1.2, **style)
+        if prompt not in looks[-1].survivors:
+            ax.plot(x[-1], differences[-1], "x", color=PAPER, ms=9, mew=2, zorder=5)
+    ax.axhline(0, color=PAPER, lw=0.8)
+    ax.set(xlabel="trials so far", ylabel="mean error minus that of the best")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="cross: dropped")
 
 
 def timestep_panels(
