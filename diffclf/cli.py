@@ -22,6 +22,7 @@ COMMANDS = {
     "reference": ("diffclf.workbook.reference", "keep the results of the full profile as the reference"),
     "train": ("diffclf.mini.train", "train an embedded model"),
     "measure": ("diffclf.mini.measure", "measure an embedded model for its card"),
+    "calibrate": ("diffclf.mini.calibrate", "choose the race's threshold for an embedded model"),
     "bench": ("diffclf.bench", "time the evaluator and the race against the plain loop"),
 }
 """Command -> module with add_arguments(parser) and run(args) -> exit status, and what it is for."""

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from tiny import save_tiny_sd
 
+from diffclf.mini.calibrate import calibrate_model
 from diffclf.mini.measure import caption_accuracy, measure
 from diffclf.mini.tasks import caption_task
 from diffclf.mini.world import COLOURS
 from diffclf.models import load_model
+from diffclf.racing import Racing
 
 
 def main_colour(part: np.ndarray) -> str:
@@ -74,3 +76,14 @@ def test_caption_accuracy_of_an_untrained_model_is_chance(tmp_path):
     save_tiny_sd(tmp_path / "model")
     result = caption_accuracy(load_model(tmp_path / "model"), "binding", 40, split="tune")
     assert result["n"] == 40 and result["low"] < 0.5 < result["high"]
+
+
+def test_calibration_is_chosen_on_tune_and_reported_on_test(tmp_path):
+    save_tiny_sd(tmp_path / "model")
+    model, race = load_model(tmp_path / "model"), Racing(trials=9)
+    stored = calibrate_model(model, tmp_path / "bank", n_tune=299, n_test=20, race=race)
+    assert stored["fingerprint"] == model.fingerprint and stored["trials"] == 9
+    tune, test = stored["tune"], stored["test"]
+    assert (tune["n_images"], tune["n_dropped"], test["n_images"]) == (299, 0, 20) and tune["bound"] <= 0.01
+    assert 80 <= test["n_evaluations"] <= 90 and 0 <= test["n_dropped"] <= 20
+    assert calibrate_model(model, tmp_path / "bank", n_tune=299, n_test=20, race=race) == stored

@@ -321,6 +321,22 @@ def test_races_of_many_images_do_not_depend_on_how_many_are_in_flight(sd):
         np.testing.assert_allclose(a.errors, b.errors, rtol=1e-5)
 
 
+def test_batches_stay_full_while_there_are_images(sd, monkeypatch):
+    sizes, denoise = [], sd.denoise
+
+    def spy(x_t, t, cond):
+        sizes.append(len(x_t))
+        return denoise(x_t, t, cond)
+
+    monkeypatch.setattr(sd, "denoise", spy)
+    clf = DiffusionClassifier(sd, PROMPTS, pruning=Racing(trials=40, threshold=1.0), batch_size=16)
+    spent = [table.n_evaluations for table in clf.error_tables(pictures(30))]
+    assert max(spent) > 2 * min(spent) == 64, "some races must be short and some long"
+    assert sum(sizes) == sum(spent)
+    partly = [size for size in sizes if size < 16]
+    assert len(partly) <= len(Racing(trials=40).looks()), "only at the end, once a round"
+
+
 def test_an_undecided_race_is_a_tie_of_classes(sd):
     clf = DiffusionClassifier(sd, PROMPTS, pruning=Racing(budget=4))
     table = clf.errors(pictures(1))
