@@ -6,6 +6,16 @@ from diffclf.evaluator import Evaluator
 from diffclf.models import load_model
 from diffclf.pruning import Exhaustive, Staged
 from diffclf.racing import Racing
+from diffclf.shortlist import Shortlist
 
-__all__ = ["DiffusionClassifier", "ErrorTable", "Evaluator", "Exhaustive", "Racing", "Staged", "load_model"]
+__all__ = [
+    "DiffusionClassifier",
+    "ErrorTable",
+    "Evaluator",
+    "Exhaustive",
+    "Racing",
+    "Shortlist",
+    "Staged",
+    "load_model",
+]
 __version__ = "0.1.0"

@@ -17,6 +17,7 @@ from diffclf.models.protocol import DiffusionModel
 from diffclf.progress import progress
 from diffclf.pruning import Pruning
 from diffclf.racing import Racing, Round, calibrated
+from diffclf.shortlist import Among, Shortlist
 from diffclf.trials import Trials, image_key
 
 __all__ = ["DiffusionClassifier", "Prompts", "resolve_prompts"]
@@ -101,7 +102,9 @@ def _check_types(model: object, pruning: object, seed: object) -> None:
     if isinstance(model, str | os.PathLike):
         raise TypeError(f"model must be a loaded model, load_model({os.fspath(model)!r}), got only its name")
     if pruning is not None and not hasattr(pruning, "timesteps"):
-        raise TypeError(f"pruning must be Racing(...), Exhaustive(...), Staged(...) or None, got {pruning!r}")
+        raise TypeError(
+            f"pruning must be Racing(...), Exhaustive(...), Staged(...), Shortlist(...) or None, got {pruning!r}"
+        )
     if not isinstance(seed, Integral):
         raise TypeError(f"seed must be an integer, got {seed!r}")
 
@@ -227,15 +230,16 @@ class DiffusionClassifier:
     def _stream(self, images: list) -> Iterator[ErrorTable]:
         waiting, flying = iter(images), deque()
         enough = BATCHES_IN_FLIGHT * self._evaluator.batch_size
-        empty = np.full((len(self.prompts), len(self._timesteps)), np.nan, dtype=np.float32)
-        n_first = int(self.pruning.next(empty).sum())
+        n_first = 0  # entries that an image wants at first, known once there was one
         with progress(total=len(images), desc="images", unit="image", enabled=self.progress) as bar:
             while True:
                 while (missing := enough - sum(runner.n_wanted for runner in flying)) > 0:
-                    joining = list(islice(waiting, min(IMAGES_AT_ONCE, -(-missing // n_first))))
+                    n_joining = min(IMAGES_AT_ONCE, -(-missing // n_first)) if n_first else 1
+                    joining = self._start(list(islice(waiting, n_joining)))
                     if not joining:
                         break
-                    flying.extend(self._start(joining))
+                    n_first = joining[0].n_wanted
+                    flying.extend(joining)
                 if not flying:
                     return
                 self._evaluate([runner for runner in flying if runner.n_wanted], whole_batches=missing <= 0)
@@ -245,14 +249,19 @@ class DiffusionClassifier:
 
     def _start(self, images: list) -> list["_Runner"]:
         """Return the images, preprocessed and encoded together, at the start of their search."""
+        if not images:
+            return []
         pixels = [to_pixels(image, self.model.image_size) for image in images]
         shape = (len(self._evaluator.losses), len(self.prompts), len(self._timesteps))
         deciding = self._evaluator.losses.index(self.loss)
         runners = []
-        for x0, key in zip(self.model.encode_images(torch.stack(pixels)), map(image_key, pixels), strict=True):
+        for x0, image in zip(self.model.encode_images(torch.stack(pixels)), pixels, strict=True):
+            key, strategy = image_key(image), self.pruning
+            if isinstance(strategy, Shortlist):
+                strategy = strategy.for_image(image, len(self.prompts))
             errors = np.full(shape, np.nan, dtype=np.float32)
             trials = Trials(self._timesteps, self.seed, key, x0.shape)
-            runners.append(_Runner(x0, trials, errors, errors[deciding], self.pruning.next(errors[deciding])))
+            runners.append(_Runner(x0, trials, errors, errors[deciding], strategy))
         return runners
 
     def _evaluate(self, runners: list["_Runner"], whole_batches: bool = False) -> None:
@@ -268,10 +277,10 @@ class DiffusionClassifier:
         for i, runner in enumerate(runners):
             own = triples[:, 0] == i
             runner.errors[:, triples[own, 1], triples[own, 2]] = found[own].T
-            runner.wanted = self.pruning.next(runner.deciding)
+            runner.look()
 
     def _table(self, runner: "_Runner") -> ErrorTable:
-        left = self.pruning.survivors(runner.deciding) if isinstance(self.pruning, Racing) else ()
+        left = runner.strategy.survivors(runner.deciding) if isinstance(runner.strategy, Racing | Among) else ()
         undecided = tuple(dict.fromkeys(self.classnames[i] for i in left))
         return ErrorTable(
             losses=dict(zip(self._evaluator.losses, runner.errors, strict=True)),
@@ -293,7 +302,15 @@ class _Runner:
     trials: Trials
     errors: np.ndarray
     deciding: np.ndarray
-    wanted: np.ndarray | None
+    strategy: Pruning
+    wanted: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        self.look()
+
+    def look(self) -> None:
+        """Ask the strategy what it wants next."""
+        self.wanted = self.strategy.next(self.deciding)
 
     @property
     def n_wanted(self) -> int:

@@ -24,24 +24,25 @@ def prompt_scores(errors: np.ndarray) -> np.ndarray:
 
     Args:
         errors: (n_prompts, n_trials) prediction errors, NaN where nothing was evaluated. The prompts with the most
-            trials are the survivors; the winner is the best of them.
+            trials are the survivors; the winner is the best of them. A prompt without any error, which a shortlist
+            left out, scores minus infinity.
 
     Raises:
-        ValueError: a prompt has no error at all.
+        ValueError: no prompt has an error.
     """
     known = ~np.isnan(errors)
     counts = known.sum(axis=1)
-    if not counts.all():
-        raise ValueError(f"every prompt must have been evaluated, got none for prompt {counts.argmin()}")
+    if not counts.any():
+        raise ValueError("at least one prompt must have been evaluated, got none")
     errors = errors.astype(np.float64)
-    means = np.where(known, errors, 0).sum(axis=1) / counts
+    means = np.where(known, errors, 0).sum(axis=1) / np.maximum(counts, 1)
     survivors = np.flatnonzero(counts == counts.max())
     winner = survivors[means[survivors].argmin()]
     shared = known & known[winner]
     difference = np.where(shared, errors - errors[winner], 0).sum(axis=1) / np.maximum(shared.sum(axis=1), 1)
     # Strictly worse where the difference is negative, so that the best score is always a survivor's.
     dropped = np.where(difference < 0, np.nextafter(means[winner], np.inf), means[winner] + difference)
-    return -np.where(counts == counts.max(), means, dropped)
+    return np.where(counts == 0, -np.inf, -np.where(counts == counts.max(), means, dropped))
 
 
 @dataclass(frozen=True)

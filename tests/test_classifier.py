@@ -327,7 +327,10 @@ def test_table_names_the_image_it_was_computed_for(sd, arrays):
     ("options", "message"),
     [
         ({"model": "mini-sd"}, r"model must be a loaded model, load_model\('mini-sd'\), got only its name"),
-        ({"pruning": 100}, r"pruning must be Racing\(...\), Exhaustive\(...\), Staged\(...\) or None, got 100"),
+        (
+            {"pruning": 100},
+            r"pruning must be Racing\(...\), Exhaustive\(...\), Staged\(...\), Shortlist\(...\) or None, got 100",
+        ),
         ({"seed": "one"}, "seed must be an integer, got 'one'"),
     ],
 )

@@ -79,9 +79,12 @@ def test_the_survivor_of_any_staged_search_is_predicted(grid):
         np.testing.assert_allclose(harder - harder.max(), scores - scores.max(), atol=1e-9)
 
 
-def test_a_prompt_without_any_error_is_an_error():
-    with pytest.raises(ValueError, match="every prompt must have been evaluated, got none for prompt 1"):
-        prompt_scores(np.float32([[0.1, 0.2], [NAN, NAN]]))
+def test_a_prompt_without_any_error_cannot_win_and_a_table_without_any_is_an_error():
+    errors = np.float32([[0.3, 0.5], [NAN, NAN], [0.1, NAN]])
+    np.testing.assert_allclose(prompt_scores(errors), [-0.4, -np.inf, -0.4], rtol=1e-6)
+    assert table(errors).predicted == "class 0" and table(errors).proba()[1] == 0
+    with pytest.raises(ValueError, match="at least one prompt must have been evaluated, got none"):
+        prompt_scores(np.full((2, 3), NAN))
 
 
 def test_a_class_scores_as_its_best_prompt():
