@@ -23,6 +23,7 @@ from diffclf.trials import Trials, image_key
 __all__ = ["DiffusionClassifier", "Prompts", "resolve_prompts"]
 
 BATCHES_IN_FLIGHT = 4  # of work kept ready, so that the last, partly filled one weighs little
+BATCHES_AT_ONCE = 64  # evaluated before the strategies are asked again
 IMAGES_AT_ONCE = 32  # through the autoencoder
 
 Prompts = Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] | Sequence[str] | Sequence[int] | None
@@ -267,11 +268,17 @@ class DiffusionClassifier:
     def _evaluate(self, runners: list["_Runner"], whole_batches: bool = False) -> None:
         """Evaluate what the images want, together, and ask their strategy what they want next.
 
-        With whole_batches the last, partly filled batch is left for the next time, when others will fill it.
+        With whole_batches the last, partly filled batch is left for the next time, when others will fill it. What would
+        take very many batches is done in parts, so that memory does not grow with the number of prompts and trials.
         """
-        triples = np.concatenate([np.insert(np.argwhere(r.wanted), 0, i, axis=1) for i, r in enumerate(runners)])
+        batch_size, left, parts = self._evaluator.batch_size, BATCHES_AT_ONCE * self._evaluator.batch_size, []
+        for i, runner in enumerate(runners):
+            flat = np.flatnonzero(runner.wanted)[:left]
+            parts.append(np.column_stack([np.full_like(flat, i), *np.divmod(flat, len(self._timesteps))]))
+            left -= len(flat)
+        triples = np.concatenate(parts)
         if whole_batches:
-            triples = triples[: len(triples) // self._evaluator.batch_size * self._evaluator.batch_size]
+            triples = triples[: len(triples) // batch_size * batch_size]
         x0 = torch.stack([runner.x0 for runner in runners])
         found = self._evaluator.errors(x0, self._cond, [runner.trials for runner in runners], triples)
         for i, runner in enumerate(runners):

@@ -1,5 +1,9 @@
 """The classifier's face: prompts, images, the shape of answers, and a table that anyone can recompute."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import diffusers
 import numpy as np
 import pytest
@@ -347,3 +351,14 @@ def test_what_is_shown_at_a_prompt_is_short(sd, arrays):
     clf = DiffusionClassifier(sd, PROMPTS, pruning=FEW)
     assert repr(clf).endswith(", 3 classes, pruning=Exhaustive(n=6, repeats=1), loss='l2', seed=0)")
     assert repr(clf.errors(arrays[0])) == "ErrorTable(4 prompts x 6 trials, 24 evaluations, loss='l2')"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux")
+def test_memory_grows_with_the_table_and_not_with_the_evaluations():
+    """A million evaluations, whose noised latents alone would take 768 MB."""
+    script = Path(__file__).parent / "memory_grower.py"
+    out = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout
+    n_evaluations, tables_mb, growth_mb = map(float, out.split())
+    assert n_evaluations == 1_000_000
+    assert tables_mb <= growth_mb < tables_mb + 40
