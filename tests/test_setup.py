@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from hashlib import sha256
 from pathlib import Path
 
 import data_table
@@ -292,3 +293,12 @@ def test_notebooks_are_stripped():
     command = [sys.executable, "-m", "nbstripout", "--verify", *flags, *map(str, NOTEBOOKS)]
     out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 0, out.stdout + out.stderr
+
+
+def test_card_of_mini_sd_has_the_checksums_of_its_weights():
+    folder = ROOT / "data/models/mini-sd"
+    if not (folder / "model_index.json").exists():
+        pytest.skip("mini-sd has not been trained")
+    stated = re.findall(r"^([0-9a-f]{64})  (\S+)$", (folder / "README.md").read_text(), re.MULTILINE)
+    actual = [(sha256(path.read_bytes()).hexdigest(), path) for path in folder.rglob("*.safetensors")]
+    assert sorted(stated) == sorted((digest, path.relative_to(folder).as_posix()) for digest, path in actual)

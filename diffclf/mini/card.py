@@ -2,6 +2,7 @@
 
 import csv
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,14 @@ It knows ten kinds of clothing, six colours and four relations, and nothing else
 characters that it has never seen. It is a model for studying a method, not for making pictures. What it confuses,
 people confuse in these photographs too: shirt, t-shirt, pullover and coat.
 
+## Checksums
+
+SHA-256 of the weights, as `sha256sum --check` reads them:
+
+```
+{checksums}
+```
+
 ## Licence
 
 Weights: Apache-2.0, as the rest of this project. Photographs: MIT, (c) 2017 Zalando SE.
@@ -122,6 +131,14 @@ def _race(folder: Path) -> str:
         full_evaluations=len(ITEMS) * stored["trials"] * stored["repeats"],
         accuracy=test["accuracy"],
         full_accuracy=test["accuracy_of_the_full_evaluation"],
+    )
+
+
+def _checksums(folder: Path) -> str:
+    """Return a line per file of weights: SHA-256 and path."""
+    paths = sorted(folder.rglob("*.safetensors"))
+    return "\n".join(
+        f"{sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in paths
     )
 
 
@@ -234,6 +251,7 @@ def write_card(folder: Path, seed: int = 0) -> None:
         psnr=reconstruction["psnr_db"],
         n_rec=reconstruction["n"],
         race=_race(folder),
+        checksums=_checksums(folder),
     )
     draw_loss(folder)
     draw_samples(folder)
