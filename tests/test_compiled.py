@@ -12,8 +12,6 @@ from diffclf.evaluator import Evaluator
 from diffclf.models import load_model
 from diffclf.models.compiled import CompiledDenoiser
 
-# torch's own, when its compiler is imported
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.* is deprecated:DeprecationWarning")
 
 PROMPTS = ["a red sneaker", "a blue bag", "a coat"]
 

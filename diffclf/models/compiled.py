@@ -37,6 +37,7 @@ class CompiledDenoiser:
         self._compiled: Denoise = torch.compile(denoise, dynamic=False, backend=backend)
         self._failed = False
         self.sizes: set[int] = set()
+        self._ready: set[int] = set()
 
     def expect(self, batch_size: int) -> None:
         """Say that batches of this size will come: an evaluator's full batch."""
@@ -51,7 +52,13 @@ class CompiledDenoiser:
             return self._eager(x_t, t, cond)
         full = (x_t, t, cond) if n == size else tuple(_padded(values, size) for values in (x_t, t, cond))
         try:
-            return self._compiled(*full)[:n]
+            if size in self._ready:
+                return self._compiled(*full)[:n]
+            with warnings.catch_warnings():  # the compiler's own, about parts of itself
+                warnings.simplefilter("ignore", DeprecationWarning)
+                output = self._compiled(*full)[:n]
+            self._ready.add(size)
+            return output
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the backends raise what they like: no compiler, an operation they do not know
