@@ -12,7 +12,6 @@ from diffclf.evaluator import Evaluator
 from diffclf.models import load_model
 from diffclf.models.compiled import CompiledDenoiser
 
-
 PROMPTS = ["a red sneaker", "a blue bag", "a coat"]
 
 

@@ -34,7 +34,8 @@ class CompiledDenoiser:
 
     def __init__(self, denoise: Denoise, backend: str | Callable = "inductor") -> None:
         self._eager = denoise
-        self._compiled: Denoise = torch.compile(denoise, dynamic=False, backend=backend)
+        self._backend = backend
+        self._compiled: Denoise | None = None
         self._failed = False
         self.sizes: set[int] = set()
         self._ready: set[int] = set()
@@ -56,6 +57,7 @@ class CompiledDenoiser:
                 return self._compiled(*full)[:n]
             with warnings.catch_warnings():  # the compiler's own, about parts of itself
                 warnings.simplefilter("ignore", DeprecationWarning)
+                self._compiled = self._compiled or torch.compile(self._eager, dynamic=False, backend=self._backend)
                 output = self._compiled(*full)[:n]
             self._ready.add(size)
             return output
