@@ -188,6 +188,7 @@ def race_lines(ax: Axes, looks: Sequence[Round], names: Sequence[str]) -> None:
     """Draw a race: mean differences to the best prompt at every look, with the margins that they may not exceed.
 
     No more prompts are drawn than the palette has colours: those that lasted longest, then those closest to the best.
+    The scale fits the differences; margins may go beyond it.
 
     Args:
         ax: where.
@@ -210,7 +211,8 @@ def race_lines(ax: Axes, looks: Sequence[Round], names: Sequence[str]) -> None:
         if prompt not in looks[-1].survivors:
             ax.plot(x[-1], differences[-1], "x", color=PAPER, ms=9, mew=2, zorder=5)
     ax.axhline(0, color=PAPER, lw=0.8)
-    ax.set(xlabel="trials so far", ylabel="mean error minus that of the best")
+    top = max(difference for prompt in lasting[: len(PALETTE)] for _, difference, _ in lines[prompt]) or 1.0
+    ax.set(xlabel="trials so far", ylabel="mean error minus that of the best", ylim=(-0.7 * top, 1.7 * top))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="cross: dropped")
 
 
