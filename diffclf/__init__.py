@@ -3,6 +3,7 @@
 from diffclf.classifier import DiffusionClassifier
 from diffclf.errortable import ErrorTable
 from diffclf.evaluator import Evaluator
+from diffclf.hierarchy import Hierarchical
 from diffclf.models import load_model
 from diffclf.pruning import Exhaustive, Staged
 from diffclf.racing import Racing
@@ -13,6 +14,7 @@ __all__ = [
     "ErrorTable",
     "Evaluator",
     "Exhaustive",
+    "Hierarchical",
     "Racing",
     "Shortlist",
     "Staged",

@@ -25,11 +25,12 @@ from diffclf.trials import Trials, image_key
 
 if TYPE_CHECKING:
     import xarray
-    import zarr
 
 __all__ = ["ErrorBank"]
 
 FORMAT = 1
+BATCHES_AT_ONCE = 16  # what a killed run loses at most, and how full the last batch must be to weigh little
+IMAGES_AT_ONCE = 32  # through the autoencoder
 PREPROCESSING = "short side bicubic, centre crop, [-1, 1]"
 
 
@@ -111,11 +112,10 @@ class ErrorBank:
         if "image" in group:
             return
         group.attrs.update({"identity": self.identity, "versions": _versions()})
-        shape = (len(self.prompts), len(self.timesteps), len(self.losses))
         group.create_array(
             "errors",
-            shape=(0, *shape),
-            chunks=(1, *shape),
+            shape=(0, *self._shape),
+            chunks=(1, *self._shape),
             dtype="float32",
             fill_value=np.nan,
             overwrite=True,
@@ -142,12 +142,12 @@ class ErrorBank:
         mask: np.ndarray | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> int:
-        """Compute the entries that are not there yet.
+        """Compute the entries that are not there yet, those of several images in the same batches.
 
         Args:
             images: PIL images, paths, arrays or tensors, one or many.
             mask: (n_prompts, n_trials) or (n_images, n_prompts, n_trials) bool, the entries wanted; None for all.
-            progress: called with (images done, images in all) after each image.
+            progress: called with (images done, images in all) for each image.
 
         Returns:
             The denoiser evaluations it took.
@@ -159,33 +159,50 @@ class ErrorBank:
             raise ValueError(f"mask must have shape {shape} or {(len(images), *shape)}, got {wanted.shape}")
         wanted = np.broadcast_to(wanted, (len(images), *shape))
         before = self._evaluator.n_evaluations
+        enough = BATCHES_AT_ONCE * self._evaluator.batch_size
         with self._lock:
-            arrays = self._group["errors"], self._group["image"]
-            rows = self._rows()
-            for number, image in enumerate(images):
+            rows, done = self._rows(), 0
+            todo: dict[int, tuple[torch.Tensor, np.ndarray, np.ndarray]] = {}
+            for number, image in enumerate(images, 1):
                 pixels = to_pixels(image, self.model.image_size)
-                self._fill_image(pixels, wanted[number], rows, *arrays)
-                if progress is not None:
-                    progress(number + 1, len(images))
+                key = image_key(pixels)
+                if key in todo:  # an image that is there twice
+                    self._fill(todo, rows)
+                    todo = {}
+                table = self._group["errors"][rows[key]] if key in rows else np.full(self._shape, np.nan, np.float32)
+                missing = np.argwhere(wanted[number - 1] & np.isnan(table[..., 0]))
+                if len(missing):
+                    todo[key] = pixels, table, missing
+                n_todo = sum(len(missing) for _, _, missing in todo.values())
+                if n_todo >= enough or len(todo) == IMAGES_AT_ONCE or number == len(images):
+                    self._fill(todo, rows)
+                    todo = {}
+                while progress is not None and not todo and done < number:
+                    done += 1
+                    progress(done, len(images))
         return self._evaluator.n_evaluations - before
 
-    def _fill_image(
-        self, pixels: torch.Tensor, wanted: np.ndarray, rows: dict[int, int], errors: "zarr.Array", keys: "zarr.Array"
-    ) -> None:
-        key = image_key(pixels)
-        if key in rows:
-            table = errors[rows[key]]
-        else:
-            table = np.full(errors.shape[1:], np.nan, dtype=np.float32)
-        missing = np.argwhere(wanted & np.isnan(table[..., 0]))
-        if not len(missing):
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return len(self.prompts), len(self.timesteps), len(self.losses)
+
+    def _fill(self, todo: dict[int, tuple[torch.Tensor, np.ndarray, np.ndarray]], rows: dict[int, int]) -> None:
+        """Compute what some images miss, in batches that they share: key -> pixels, errors so far, missing entries."""
+        if not todo:
             return
         if self._cond is None:
             self._cond = self.model.encode_prompts(self.prompts)
-        x0 = self.model.encode_images(pixels[None])
-        trials = Trials(self.timesteps, self.seed, key, x0.shape[1:])
-        triples = np.insert(missing, 0, 0, axis=1)
-        table[missing[:, 0], missing[:, 1]] = self._evaluator.errors(x0, self._cond, [trials], triples)
+        x0 = self.model.encode_images(torch.stack([pixels for pixels, _, _ in todo.values()]))
+        trials = [Trials(self.timesteps, self.seed, key, x0.shape[1:]) for key in todo]
+        entries = [missing for _, _, missing in todo.values()]
+        triples = np.concatenate([np.insert(missing, 0, i, axis=1) for i, missing in enumerate(entries)])
+        found = self._evaluator.errors(x0, self._cond, trials, triples)
+        for i, (key, (_, table, missing)) in enumerate(todo.items()):
+            table[missing[:, 0], missing[:, 1]] = found[triples[:, 0] == i]
+            self._store(key, table, rows)
+
+    def _store(self, key: int, table: np.ndarray, rows: dict[int, int]) -> None:
+        errors, keys = self._group["errors"], self._group["image"]
         if key in rows:
             errors[rows[key]] = table
             return

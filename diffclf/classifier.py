@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from numbers import Integral
 
@@ -12,6 +12,7 @@ import torch
 
 from diffclf.errortable import ErrorTable
 from diffclf.evaluator import Evaluator, check_losses
+from diffclf.hierarchy import Hierarchical, Tree
 from diffclf.images import load_images, to_pixels
 from diffclf.models.protocol import DiffusionModel
 from diffclf.progress import progress
@@ -104,10 +105,29 @@ def _check_types(model: object, pruning: object, seed: object) -> None:
         raise TypeError(f"model must be a loaded model, load_model({os.fspath(model)!r}), got only its name")
     if pruning is not None and not hasattr(pruning, "timesteps"):
         raise TypeError(
-            f"pruning must be Racing(...), Exhaustive(...), Staged(...), Shortlist(...) or None, got {pruning!r}"
+            "pruning must be Racing(...), Exhaustive(...), Staged(...), Shortlist(...), Hierarchical(...) or None, "
+            f"got {pruning!r}"
         )
     if not isinstance(seed, Integral):
         raise TypeError(f"seed must be an integer, got {seed!r}")
+
+
+def _bound(
+    pruning: Pruning, classnames: Sequence[str], labels: Sequence[str] | None
+) -> tuple[Pruning, list[str] | list[int]]:
+    """Return the strategy with its label tree's nodes bound to rows, and what the model encodes for these rows."""
+    if isinstance(pruning, Shortlist):
+        then, nodes = _bound(pruning.then, classnames, labels)
+        return replace(pruning, then=then), nodes
+    if not isinstance(pruning, Hierarchical):
+        return pruning, []
+    nodes = pruning.nodes()
+    if labels is not None:
+        return pruning.bind(classnames), [index for index, _ in _label_prompts(nodes, labels)]
+    for node in nodes:
+        if not isinstance(node, str) or not node.strip():
+            raise ValueError(f"node of the label tree must be a text that is not empty, got {node!r}")
+    return pruning.bind(classnames), nodes
 
 
 class DiffusionClassifier:
@@ -161,7 +181,8 @@ class DiffusionClassifier:
         self.pruning.evaluations(len(queries), len(model.alphas_cumprod))  # refuses what cannot be paid for
         self.classes_ = np.array(list(dict.fromkeys(self.classnames)))
         self.prompts = [str(q) if model.labels is None else model.labels[q] for q in queries]
-        self._cond = model.encode_prompts(queries)
+        self._search, nodes = _bound(self.pruning, self.classnames, model.labels)
+        self._cond = model.encode_prompts([*queries, *nodes])
 
     def __repr__(self) -> str:
         return (
@@ -253,11 +274,11 @@ class DiffusionClassifier:
         if not images:
             return []
         pixels = [to_pixels(image, self.model.image_size) for image in images]
-        shape = (len(self._evaluator.losses), len(self.prompts), len(self._timesteps))
+        shape = (len(self._evaluator.losses), len(self._cond), len(self._timesteps))
         deciding = self._evaluator.losses.index(self.loss)
         runners = []
         for x0, image in zip(self.model.encode_images(torch.stack(pixels)), pixels, strict=True):
-            key, strategy = image_key(image), self.pruning
+            key, strategy = image_key(image), self._search
             if isinstance(strategy, Shortlist):
                 strategy = strategy.for_image(image, len(self.prompts))
             errors = np.full(shape, np.nan, dtype=np.float32)
@@ -287,10 +308,10 @@ class DiffusionClassifier:
             runner.look()
 
     def _table(self, runner: "_Runner") -> ErrorTable:
-        left = runner.strategy.survivors(runner.deciding) if isinstance(runner.strategy, Racing | Among) else ()
+        left = runner.strategy.survivors(runner.deciding) if isinstance(runner.strategy, Racing | Among | Tree) else ()
         undecided = tuple(dict.fromkeys(self.classnames[i] for i in left))
         return ErrorTable(
-            losses=dict(zip(self._evaluator.losses, runner.errors, strict=True)),
+            losses=dict(zip(self._evaluator.losses, runner.errors[:, : len(self.prompts)], strict=True)),
             loss=self.loss,
             trials=runner.trials,
             prompts=self.prompts,

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from diffclf.trials import spread_order, uniform
+from diffclf.trials import nested_positions, spread_order, uniform
 
 __all__ = ["Exhaustive", "Pruning", "Staged", "replay"]
 
@@ -46,20 +46,21 @@ class Pruning(Protocol):
 class Staged:
     """Algorithm 2: adaptive evaluation in stages.
 
-    Two grids of timesteps. "official" is the released code's, trial for trial: each stage takes an evenly spaced
+    Three grids of timesteps. "official" is the released code's, trial for trial: each stage takes an evenly spaced
     subset of the last stage's grid; the subsets are not always nested, so a stage may have to evaluate more new trials
     than Algorithm 2 says: 5570 evaluations an image instead of 5120 for trials (20, 50, 100, 500) and keep
     (20, 10, 5, 1) on Food-101's 101 classes, 124,500 instead of 100,000 on ImageNet's. "nested" takes each stage as a
-    prefix of one evenly spread order, so that nothing is evaluated beyond Algorithm 2's own count. Both cost the same
-    for two stages, since the last one always takes the whole grid, and wherever each number of trials is an odd
-    multiple of the one before.
+    prefix of one evenly spread order, so that nothing is evaluated beyond Algorithm 2's own count. These two cost the
+    same for two stages, since the last one always takes the whole grid, and wherever each number of trials is an odd
+    multiple of the one before. "random" is nested, too, on the stratified random timesteps that a race takes, for
+    comparisons on the same trials.
 
     A mean is always over all trials a prompt has had, those of earlier stages included, as in the released code.
 
     Attributes:
         trials: timesteps per surviving prompt after each stage, increasing.
         keep: prompts that survive each stage, not increasing, the last 1.
-        grid: "official" or "nested".
+        grid: "official", "nested" or "random".
         repeats: noises per timestep (the released code's n_trials).
     """
 
@@ -83,8 +84,8 @@ class Staged:
             raise ValueError(f"keep must not grow from stage to stage, got {self.keep}")
         if self.keep[-1] != 1:
             raise ValueError(f"keep must end in 1, got {self.keep}")
-        if self.grid not in ("official", "nested"):
-            raise ValueError(f"grid must be 'official' or 'nested', got {self.grid!r}")
+        if self.grid not in ("official", "nested", "random"):
+            raise ValueError(f"grid must be 'official', 'nested' or 'random', got {self.grid!r}")
         if not isinstance(self.repeats, int | np.integer) or self.repeats < 1:
             raise ValueError(f"repeats must be a whole number of at least 1, got {self.repeats!r}")
 
@@ -99,6 +100,8 @@ class Staged:
             raise ValueError(f"trials must be at most the model's {n_timesteps} timesteps, got {n}")
         if self.grid == "nested":
             return np.tile(uniform(n, n_timesteps), self.repeats)
+        if self.grid == "random":
+            return np.tile((nested_positions(n) * n_timesteps).astype(np.int64), self.repeats)
         step = n_timesteps // n
         grid = step // 2 + step * np.arange(n)
         return np.tile(grid[spread_order(n)], self.repeats)

@@ -10,13 +10,17 @@ left to chance, hence the factor. V is the collapsed-strata estimate of the vari
 section 5A.12): the trials have one timestep in each of n equal parts of the range, the part of the variance that
 comes from the timestep is small, and a plain standard error would not know.
 
-The timesteps are a van der Corput sequence with nested random flips and random offsets (Owen 1995), so that every
-block of 8 trials has one in each eighth of the range, the first 16 one in each sixteenth, and so on, while each
-timestep by itself is uniform.
+The timesteps are those of `diffclf.trials.nested_positions`: every block of 8 trials has one in each eighth of the
+range, the first 16 one in each sixteenth, and so on, while each timestep by itself is uniform.
 
 Two thresholds z. `Racing(confidence=0.99)` takes Student's quantile for the error shared among rivals and looks
 (Bonferroni): with at least that probability the winner of the full evaluation is not dropped. It needs no data and
 is cautious. `Racing.calibrate` chooses z on error tables of other images.
+
+With n trials V rests on n / 2 pairs only, few at the first looks. A given z is therefore compared with moderated
+standard errors: each V is drawn towards the geometric mean of those of the rivals still in, as if that mean were worth
+4 pairs (Smyth 2004, whose empirical Bayes does so for genes). The rivals lend each other what all of them lack, and
+the calibration answers for the error. The cautious mode does without.
 
 Sources: Paulson 1964 and Even-Dar et al. 2006 (successive elimination); Maron and Moore 1993 (races); Clark and Jaini
 2023, arXiv 2303.15233 (paired tests of a diffusion model's classes); Li et al. 2023, section 4.2 (its alternative).
@@ -25,7 +29,6 @@ Sources: Paulson 1964 and Even-Dar et al. 2006 (successive elimination); Maron a
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,40 +36,25 @@ from numpy.typing import NDArray
 from diffclf.models.protocol import DiffusionModel
 from diffclf.paths import data_dir
 from diffclf.stats import clopper_pearson
+from diffclf.trials import MAX_POSITIONS, nested_positions
 
-__all__ = ["CALIBRATION", "Calibration", "Racing", "Round", "calibrated", "collapsed_variance", "nested_positions"]
+__all__ = [
+    "CALIBRATION",
+    "Calibration",
+    "Racing",
+    "Round",
+    "calibrated",
+    "collapsed_variance",
+    "moderated_variance",
+]
 
 CALIBRATION = "racing.json"
 """File beside a built-in model's weights: the threshold that was calibrated for them."""
 
 BLOCK = 8
-_LEVELS = 10  # 1024 strata: as fine as a thousand timesteps need
 LOOKS_PER_DOUBLING = 4
+PRIOR_PAIRS = 4  # what the variances of the other rivals are worth
 THRESHOLDS = tuple(np.round(np.arange(5, 0.95, -0.1), 1).tolist())
-
-
-def nested_positions(n: int, seed: int = 0) -> NDArray[np.float64]:
-    """Return n positions in [0, 1), of which every first 2^k have one in each of 2^k equal parts: (n,).
-
-    The same seed gives the same positions for any n, one by one.
-
-    Args:
-        n: how many, at most 1024.
-        seed: seed of the flips and offsets.
-    """
-    return _positions(seed)[:n].copy()
-
-
-@cache
-def _positions(seed: int) -> NDArray[np.float64]:
-    """Return all 1024 positions of a seed."""
-    rng = np.random.default_rng([seed, 11])
-    index = np.arange(2**_LEVELS)
-    cell = np.zeros_like(index)
-    for level in range(_LEVELS):
-        flips = rng.integers(2, size=2**level)
-        cell = 2 * cell + (((index >> level) & 1) ^ flips[cell])
-    return (cell + rng.random(len(cell))) / len(cell)
 
 
 def collapsed_variance(values: NDArray) -> NDArray[np.float64]:
@@ -90,6 +78,24 @@ def collapsed_variance(values: NDArray) -> NDArray[np.float64]:
     if n % 2:
         total = total + 1.5 * 3 * values[..., ends:].astype(np.float64).var(axis=-1)
     return total / n**2
+
+
+def moderated_variance(variance: NDArray, n_pairs: int, prior_pairs: float = PRIOR_PAIRS) -> NDArray[np.float64]:
+    """Return variances drawn towards their geometric mean, those of zero left out of it and left alone.
+
+    Args:
+        variance: (k,) estimates.
+        n_pairs: pairs of strata that each rests on.
+        prior_pairs: pairs that the mean counts as.
+
+    Source: Smyth 2004, Linear models and empirical Bayes methods, Eq. 8, with the prior's place and weight given.
+    """
+    variance = np.asarray(variance, dtype=np.float64)
+    positive = variance > 0
+    if not positive.any():
+        return variance.copy()
+    mean = np.exp(np.log(variance[positive]).mean())
+    return np.where(positive, (prior_pairs * mean + n_pairs * variance) / (prior_pairs + n_pairs), 0)
 
 
 @dataclass(frozen=True)
@@ -145,8 +151,8 @@ class Racing:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if self.trials > 2**_LEVELS:
-            raise ValueError(f"trials must be at most {2**_LEVELS}, got {self.trials}")
+        if self.trials > MAX_POSITIONS:
+            raise ValueError(f"trials must be at most {MAX_POSITIONS}, got {self.trials}")
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must lie in (0, 1), got {self.confidence}")
         if self.threshold is not None and not self.threshold > 0:
@@ -243,6 +249,8 @@ class Racing:
             margins[:] = 0
         elif n >= BLOCK:
             variance = collapsed_variance((values - values[best])[:, order]) * (1 - n / self.trials)
+            if self.threshold is not None:
+                variance = moderated_variance(variance, n // 2)
             margins = self._quantile(n, n_prompts) * np.sqrt(variance)
         stays = differences <= margins
         return Round(n, alive, alive[stays], int(alive[best]), means, differences, margins, 0, False)

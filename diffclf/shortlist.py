@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffclf.hierarchy import Tree
 from diffclf.pruning import Pruning
 
 __all__ = ["Among", "Shortlist"]
@@ -76,7 +77,7 @@ class Shortlist:
         if not callable(self.scorer):
             raise ValueError(f"scorer must be a function of an image's pixels, got {self.scorer!r}")
 
-    def for_image(self, pixels: Tensor, n_prompts: int) -> Among:
+    def for_image(self, pixels: Tensor, n_prompts: int) -> Among | Tree:
         """Return the strategy for one image.
 
         Raises:
@@ -89,7 +90,8 @@ class Shortlist:
                 + ("" if np.isfinite(scores).all() else " with NaN or infinity")
             )
         best = np.argsort(-scores, kind="stable")[: self.k]
-        return Among(tuple(np.sort(best).tolist()), self.then)
+        kept = tuple(np.sort(best).tolist())
+        return self.then.only(kept) if isinstance(self.then, Tree) else Among(kept, self.then)
 
     def timesteps(self, n_timesteps: int = 1000) -> np.ndarray:
         """Return the timesteps of the strategy's trials."""

@@ -14,20 +14,27 @@ References:
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 __all__ = [
+    "MAX_POSITIONS",
     "STRATEGIES",
     "Trials",
     "even",
     "image_key",
     "label_to_index",
+    "nested_positions",
     "spread_order",
     "strategy_timesteps",
     "uniform",
 ]
+
+MAX_POSITIONS = 1024
+"""How many nested positions a seed has: as fine as a thousand timesteps need, and a power of two."""
 
 
 def spread_order(n: int) -> np.ndarray:
@@ -71,6 +78,31 @@ def label_to_index(label: int, n_timesteps: int = 1000) -> int:
     if not 0 <= label <= n_timesteps:
         raise ValueError(f"timestep label must lie in 0..{n_timesteps}, got {label}")
     return min(int(label), n_timesteps - 1)
+
+
+def nested_positions(n: int, seed: int = 0) -> NDArray[np.float64]:
+    """Return n positions in [0, 1), of which every first 2^k have one in each of 2^k equal parts: (n,).
+
+    The same seed gives the same positions for any n, one by one: a van der Corput sequence with nested random flips and
+    random offsets (Owen 1995). Each position by itself is uniform.
+
+    Args:
+        n: how many, at most 1024.
+        seed: seed of the flips and offsets.
+    """
+    return _positions(seed)[:n].copy()
+
+
+@cache
+def _positions(seed: int) -> NDArray[np.float64]:
+    """Return all 1024 positions of a seed."""
+    rng = np.random.default_rng([seed, 11])
+    index = np.arange(MAX_POSITIONS)
+    cell = np.zeros_like(index)
+    for level in range(MAX_POSITIONS.bit_length() - 1):
+        flips = rng.integers(2, size=2**level)
+        cell = 2 * cell + (((index >> level) & 1) ^ flips[cell])
+    return (cell + rng.random(len(cell))) / len(cell)
 
 
 STRATEGIES: dict[str, tuple[int, ...] | int | None] = {

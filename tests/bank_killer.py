@@ -27,7 +27,7 @@ def gaussian_images(n):
 
 def fill_twice(folder, model, images, progress=None):
     """Fill half of the entries, then the rest, as two notebooks do."""
-    bank = ErrorBank(folder, model, [0, 1, 2], TIMESTEPS)
+    bank = ErrorBank(folder, model, [0, 1, 2], TIMESTEPS, batch_size=1)  # so that no two images wait for each other
     half = np.zeros((3, 8), dtype=bool)
     half[:, ::2] = True
     bank.fill(images, half, progress)

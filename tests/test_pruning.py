@@ -214,7 +214,7 @@ def test_replay_refuses_a_table_with_holes_where_it_looks():
         ({"trials": 2.5}, "trials must be whole numbers of at least 1"),
         ({"trials": None}, "trials must be whole numbers of at least 1"),
         ({"keep": (5, 0)}, "keep must be whole numbers of at least 1"),
-        ({"grid": "paper"}, "grid must be 'official' or 'nested', got 'paper'"),
+        ({"grid": "paper"}, "grid must be 'official', 'nested' or 'random', got 'paper'"),
         ({"repeats": 0}, "repeats must be a whole number of at least 1, got 0"),
         ({"repeats": 1.5}, "repeats must be a whole number of at least 1, got 1.5"),
     ],

@@ -10,7 +10,8 @@ from tiny import save_tiny_sd
 
 from diffclf import DiffusionClassifier, Exhaustive, Racing, load_model
 from diffclf.pruning import replay
-from diffclf.racing import CALIBRATION, calibrated, collapsed_variance, nested_positions
+from diffclf.racing import CALIBRATION, calibrated, collapsed_variance, moderated_variance
+from diffclf.trials import nested_positions
 
 
 def table(means, n_trials=100, sd=1.0, common=5.0, seed=0):
@@ -52,6 +53,16 @@ def test_timesteps_are_the_positions_and_repeats_stand_together():
 # The standard error
 
 
+def test_moderated_variance_by_hand():
+    # the geometric mean of 1 and 100 is 10, worth 4 pairs beside 12: (4 * 10 + 12 v) / 16
+    np.testing.assert_allclose(moderated_variance([1.0, 100.0], 12), [(40 + 12) / 16, (40 + 1200) / 16])
+    np.testing.assert_allclose(moderated_variance([0.0, 2.0, 2.0], 4), [0, 2, 2])  # the best one's own does not count
+    assert moderated_variance(np.zeros(3), 4).tolist() == [0, 0, 0]
+    values = np.random.default_rng(0).random(20)
+    moderated = moderated_variance(values, 8)
+    assert (np.argsort(moderated) == np.argsort(values)).all() and np.ptp(moderated) < np.ptp(values)
+
+
 def test_collapsed_variance_by_hand():
     assert collapsed_variance(np.array([1.0, 3.0, 10.0, 6.0])) == pytest.approx((4 + 16) / 16)
     # one pair and a group of three, 3/2 times its squared deviations from 2: 1.5 (1 + 0 + 1)
@@ -74,21 +85,21 @@ def test_collapsed_variance_is_unbiased_for_independent_values_and_knows_about_s
 def test_a_race_by_hand():
     """After 8 of 32 trials only the third prompt is further from the best than z SE; the second one stays."""
     race = Racing(trials=32, threshold=2.0)
-    order = np.argsort(nested_positions(32))
+    order = np.argsort(nested_positions(32), kind="stable")
     errors = np.zeros((3, 32))
     errors[1, order] = np.tile([1.0, -0.8], 16)
     errors[2, order] = np.tile([1.5, 0.5], 16)
     among = order[order < 8]
     look = next(race.rounds(errors))
     assert look.n_trials == 8 and look.raced.tolist() == [0, 1, 2] and look.n_evaluations == 24
+    d = errors[:, among] - errors[look.best, among]
+    own = ((d[:, ::2] - d[:, 1::2]) ** 2).sum(axis=1) / 64 * (1 - 8 / 32)
+    others = np.sqrt(own[1] * own[2])  # their geometric mean counts as four pairs, as many as each has itself
     for row in (1, 2):
-        values = errors[row, among]
-        best = errors[look.best, among]
-        d = values - best
-        expected = 2 * np.sqrt(((d[::2] - d[1::2]) ** 2).sum() / 64 * (1 - 8 / 32))
+        expected = 2 * np.sqrt((own[row] + others) / 2)
         assert look.margins[row] == pytest.approx(expected)
-        assert look.differences[row] == pytest.approx(d.mean())
-        assert (row in look.survivors) == (d.mean() <= expected)
+        assert look.differences[row] == pytest.approx(d[row].mean())
+        assert (row in look.survivors) == (d[row].mean() <= expected)
     assert look.survivors.tolist() == [0, 1]
 
 
@@ -186,10 +197,12 @@ def test_repeats_are_averaged_before_the_race():
 
 
 def test_the_cautious_threshold_is_students_shared_by_rivals_and_looks():
-    look = next(Racing(trials=100, confidence=0.95).rounds(table([0, 1, 2])))
-    plain = next(Racing(trials=100, threshold=1.0).rounds(table([0, 1, 2])))
+    errors = table([0, 1, 2])
+    look = next(Racing(trials=100, confidence=0.95).rounds(errors))
     z = t(4).isf(0.05 / (2 * 10))  # two rivals, ten looks before the last; 8 trials are 4 pairs
-    np.testing.assert_allclose(look.margins, z * plain.margins, rtol=1e-6)
+    d = (errors - errors[look.best])[:, np.argsort(nested_positions(100)[:8])]
+    expected = z * np.sqrt(collapsed_variance(d) * (1 - 8 / 100))
+    np.testing.assert_allclose(look.margins, expected, rtol=1e-5)
 
 
 def test_the_confidence_holds_where_it_is_hardest_to_keep():
