@@ -6,7 +6,10 @@ ratios pair by pair are reported, with the least and the largest.
     overhead       the evaluator over the bare forward passes of the network on the same batches
     throughput     evaluations per second: Algorithm 2 written down plainly, the evaluator, the evaluator compiled
     utilisation    floating-point operations per second over those of a large matrix product on this machine
-    tasks          seconds per image: the plain loop with the official schedule, and a race, many images in flight
+    tasks          seconds per image: the plain loop with the paper's schedule, and a race, many images in flight
+
+Accuracies take hundreds of images and many minutes; they are read from the study that lies with the model's weights,
+and computed anew with --full (`diffclf.workbook.study`).
 """
 
 import argparse
@@ -14,6 +17,8 @@ import json
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,20 +28,16 @@ from diffclf.classifier import DiffusionClassifier
 from diffclf.datasets import ImageSet, load_dataset
 from diffclf.evaluator import Evaluator
 from diffclf.images import load_images, to_pixels
+from diffclf.mini.harness import TASKS
 from diffclf.models import load_model
 from diffclf.models.protocol import DiffusionModel
 from diffclf.plainloop import plain_staged
 from diffclf.pruning import Staged
-from diffclf.racing import Racing
+from diffclf.racing import Racing, calibrated
 from diffclf.trials import Trials, image_key, uniform
+from diffclf.workbook.study import read_study, write_study
 
-__all__ = ["TASKS", "add_arguments", "measure_overhead", "measure_task", "measure_throughput", "run"]
-
-TASKS = {
-    "mini-items": Staged(trials=(50, 500), keep=(5, 1)),
-    "mini-coloured-items": Staged(trials=(20, 50, 100, 500), keep=(20, 10, 5, 1)),
-}
-"""Data set -> the paper's schedule for as many classes (Table 6: CIFAR10, and Food's for a hundred)."""
+__all__ = ["add_arguments", "measure_overhead", "measure_task", "measure_throughput", "run"]
 
 
 def _seconds(act: Callable[[], object], device: torch.device) -> float:
@@ -245,6 +246,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=32, help="test images a race is timed on (default %(default)s)")
     parser.add_argument("--only-overhead", action="store_true", help="the evaluator over the bare network, no more")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled network out: a minute less")
+    parser.add_argument(
+        "--full", action="store_true", help="compute the accuracies anew, on 500 test images a task: hours"
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="error banks of --full; it resumes there")
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
@@ -258,15 +263,31 @@ def run(args: argparse.Namespace) -> int:
         result["throughput"] = measure_throughput(args.model, args.device, n_rounds=args.rounds, compile=compile)
         fast = load_model(args.model, device=args.device, compile=compile)
         plain = _plain_unet(args.model, args.device)
-        result["tasks"] = {
-            name: measure_task(
-                fast, plain, load_dataset(name, n_images=args.images), schedule, Racing(), n_rounds=args.rounds
-            )
-            for name, schedule in TASKS.items()
-        }
+        if args.full:
+            write_study(fast, args.work)
+        study = read_study(fast)
+        for name, task in TASKS.items():
+            data, schedule = load_dataset(name, n_images=args.images), replace(task.schedule, grid="official")
+            timed = measure_task(fast, plain, data, schedule, calibrated(Racing(), fast), n_rounds=args.rounds)
+            result.setdefault("tasks", {})[name] = timed | ({"study": study["tasks"][name]} if study else {})
     result["peak_memory_gb"] = _peak_memory(model.device)
     print(json.dumps(result, indent=1) if args.json else "\n".join([where, *_lines(result)]))
     return 0
+
+
+def _study_lines(study: dict[str, Any]) -> list[str]:
+    """Return what the stored study says of a task: accuracy at what cost."""
+    rows = study["strategies"]
+    official = rows["paper's schedule"]["evaluations"]["value"]
+    lines = [f"accuracy on {study['images']} test images, stored ({study['classes']} classes; {study['race']}):"]
+    for name, row in rows.items():
+        spent, accuracy, difference = (row[key] for key in ("evaluations", "accuracy", "difference"))
+        lines.append(
+            f"  {name:<20} {spent['value']:6.0f} evaluations, {official / spent['value']:4.1f} times fewer, "
+            f"{accuracy['value']:.1%} right, {100 * difference['value']:+.1f} points against the paper's schedule "
+            f"(at least {100 * difference['low']:+.1f})"
+        )
+    return lines
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
@@ -289,9 +310,11 @@ def _lines(result: dict[str, Any]) -> list[str]:
     for name, task in result.get("tasks", {}).items():
         evaluations, seconds = task["evaluations_per_image"], task["seconds_per_image"]
         lines += [
+            "",
             f"{name}: plain loop, official schedule {evaluations['plain loop']:.0f} evaluations, "
             f"{seconds['plain loop']:.2f} s an image; race {evaluations['race']:.0f}, {seconds['race']:.3f} s",
             f"{name}: {task['times_fewer_evaluations']:.1f} times fewer evaluations, "
             f"{spread(task['times_fewer_seconds'], '.1f')} times fewer seconds",
         ]
+        lines += _study_lines(task["study"]) if "study" in task else []
     return [*lines, f"peak memory {result['peak_memory_gb']:.2f} GB"]

@@ -1,7 +1,8 @@
 """`diffclf calibrate mini-sd`: how far behind a class must be before the race drops it, for an embedded model.
 
 The threshold is chosen on *tune* images and then reported, once, on *test* images; both go into `racing.json` beside
-the weights, from where `diffclf.racing.calibrated` takes it. The errors lie in a bank, so that a killed run goes on.
+the weights, from where `diffclf.racing.calibrated` takes it. The errors lie in a bank, the one that `diffclf bench
+--full` reads, so that a killed run goes on.
 """
 
 import argparse
@@ -13,8 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from diffclf.bank import ErrorBank
-from diffclf.datasets.embedded import load_embedded
+from diffclf.mini.harness import TASKS, open_task
 from diffclf.models import load_model
 from diffclf.models.protocol import DiffusionModel
 from diffclf.racing import CALIBRATION, Calibration, Racing
@@ -22,19 +22,22 @@ from diffclf.stats import non_inferior
 
 __all__ = ["add_arguments", "calibrate_model", "run"]
 
-DATASET = "mini-items"
+TASK = TASKS["mini-items"]
+IMAGES_AT_ONCE = 10  # between two steps of the progress bar
 
 
 def _tables(
     model: DiffusionModel, race: Racing, split: str, n_images: int, folder: Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return full error tables of the first images of a split, their labels and their photographs."""
-    data = load_embedded(DATASET, split, n_images)
-    timesteps = race.timesteps(len(model.alphas_cumprod))
-    bank = ErrorBank(folder, model, list(data.prompts.values()), timesteps, losses=("l2",))
-    for image in tqdm(data.images, desc=split, mininterval=5):
-        bank.fill([image])
-    return bank.errors(data.images), data.labels, data.groups
+    data, bank = open_task(TASK, model, split, n_images, folder)
+    wanted = race.timesteps(len(model.alphas_cumprod))
+    if not np.array_equal(wanted, bank.timesteps[: len(wanted)]):
+        raise ValueError(f"race must take one noise at each of the list's first timesteps, got {race}")
+    mask = np.broadcast_to(np.arange(len(bank.timesteps)) < race.trials, (len(bank.prompts), len(bank.timesteps)))
+    for first in tqdm(range(0, len(data), IMAGES_AT_ONCE), desc=split, mininterval=5):
+        bank.fill(data.images[first : first + IMAGES_AT_ONCE], mask)
+    return bank.errors(data.images)[:, :, : race.trials], data.labels, data.groups
 
 
 def _summary(found: Calibration) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def calibrate_model(
         "repeats": race.repeats,
         "seed": race.seed,
         "threshold": found.racing.threshold,
-        "dataset": DATASET,
+        "dataset": TASK.dataset,
         "tune": _summary(found),
         "test": {
             **_summary(checked),
@@ -97,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tune", type=int, default=1000, help="images to choose the threshold on")
     parser.add_argument("--test", type=int, default=500, help="images to report it on")
     parser.add_argument("--compile", action="store_true", help="compile the network: a minute first, then faster")
-    parser.add_argument("--work", type=Path, default=Path("runs/calibrate"), help="error bank; the same folder resumes")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="error bank; the same folder resumes")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ __all__ = [
     "evaluations",
     "fate_groups",
     "fates",
+    "fill_each",
     "fill_on_demand",
     "fitted",
     "last_stages",
@@ -113,31 +114,48 @@ def fill_on_demand(
     """Run a strategy on a bank, computing only what it asks for and the bank does not have.
 
     Args:
-        strategy: its trials must be the bank's, in this order.
+        strategy: its trials must be the first ones of the bank, in this order.
         bank: where the errors are kept.
         images: n images.
         loss: the loss that decides.
         progress: as `ErrorBank.fill` takes it, called anew for every stage.
 
     Returns:
-        (n_images, n_prompts, n_trials) the entries it asked for, NaN elsewhere.
+        (n_images, n_prompts, n_trials) the entries it asked for, NaN elsewhere; n_trials are the strategy's own.
 
     Raises:
         ValueError: the bank holds other trials.
     """
-    if not np.array_equal(strategy.timesteps(len(bank.model.alphas_cumprod)), bank.timesteps):
-        raise ValueError(f"bank must hold the trials of {strategy}, got {len(bank.timesteps)} other ones")
-    tables: np.ndarray | None = None
-    empty = np.full((len(bank.prompts), len(bank.timesteps)), np.nan, dtype=np.float32)
+    return fill_each([strategy] * len(images), bank, images, loss, progress)
+
+
+def fill_each(
+    strategies: Sequence[Pruning],
+    bank: ErrorBank,
+    images: object,
+    loss: str = "l2",
+    progress: Callable[[int, int], object] | None = None,
+) -> np.ndarray:
+    """Do as `fill_on_demand` with a strategy for each image, all with the same trials, as a shortlist makes them."""
+    n_trials = len(strategies[0].timesteps(len(bank.model.alphas_cumprod)))
+    for strategy in set(strategies):
+        if not uses_trials_of(strategy, bank.timesteps, len(bank.model.alphas_cumprod)):
+            raise ValueError(f"bank must hold the trials of {strategy}, got {len(bank.timesteps)} other ones")
+    stored = np.full((len(images), len(bank.prompts), len(bank.timesteps)), np.nan, dtype=np.float32)
+    tables = stored[:, :, :n_trials].copy()
     while True:
-        known = [empty] * len(images) if tables is None else tables
-        wanted = [strategy.next(table) for table in known]
-        masks = np.stack([np.zeros(empty.shape, dtype=bool) if mask is None else mask for mask in wanted])
+        wanted = [strategy.next(table) for strategy, table in zip(strategies, tables, strict=True)]
+        masks = np.zeros(stored.shape, dtype=bool)
+        for mask, own in zip(masks, wanted, strict=True):
+            if own is not None:
+                mask[:, :n_trials] = own
         if not masks.any():
-            return np.stack(known)
-        bank.fill(images, masks, progress)
-        stored = bank.errors(images, loss)
-        tables = np.where(masks | ~np.isnan(known), stored, np.nan)
+            return tables
+        if np.isnan(stored[masks]).any():
+            bank.fill(images, masks, progress)
+            stored = bank.errors(images, loss)
+        own = masks[:, :, :n_trials]
+        tables[own] = stored[:, :, :n_trials][own]
 
 
 def decisions(tables: np.ndarray) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""The two tasks on which strategies are compared: one list of trials and one bank of errors for each.
+
+    mini-items            10 classes, "a photo of a sneaker"
+    mini-coloured-items   60 classes, "a photo of a red sneaker", below the ten items as the nodes of a label tree
+
+The list holds 500 timesteps in the race's order, so that a race of 100 trials and the paper's schedules of 500 share
+their first ones, noise and all: what two strategies both ask for is computed once, and their difference is not blurred
+by different noise.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from diffclf.bank import ErrorBank
+from diffclf.datasets.embedded import load_embedded
+from diffclf.datasets.imageset import ImageSet
+from diffclf.hierarchy import Hierarchical
+from diffclf.images import load_images, to_pixels
+from diffclf.mini.world import COLOURS, ITEMS, caption_single
+from diffclf.models.protocol import DiffusionModel
+from diffclf.pruning import Staged
+from diffclf.racing import Racing
+
+__all__ = ["TASKS", "Task", "nearest_mean_scorer", "open_task"]
+
+N_TRIALS = 500
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is compared on one data set.
+
+    Attributes:
+        dataset: an embedded set.
+        schedule: the paper's for about as many classes (Table 6: CIFAR-10's, and Food-101's).
+        reference: what a fixed schedule must not be worse than, on tune images; it prunes little or nothing.
+        n_tune: tune images that it takes.
+        k: classes that a shortlist keeps.
+        tree: inner nodes of a label tree -> classes; empty: none.
+        keeps: numbers of classes that a stage of the fixed schedules tried may keep.
+    """
+
+    dataset: str
+    schedule: Staged
+    reference: Staged
+    n_tune: int
+    k: int
+    keeps: tuple[int, ...]
+    tree: dict[str, list[str]] = field(default_factory=dict, hash=False)
+
+
+TASKS = {
+    "mini-items": Task(
+        "mini-items",
+        Staged((50, 500), (5, 1), "random"),
+        Staged((100,), (1,), "random"),
+        n_tune=1000,
+        k=5,
+        keeps=(6, 5, 4, 3, 2),
+    ),
+    "mini-coloured-items": Task(
+        "mini-coloured-items",
+        Staged((20, 50, 100, 500), (20, 10, 5, 1), "random"),
+        Staged((16, 32, 100), (12, 5, 1), "random"),
+        n_tune=300,
+        k=10,
+        keeps=(30, 20, 12, 8, 5, 3, 2),
+        tree={caption_single(item): [f"{colour} {item}" for colour in COLOURS] for item in ITEMS},
+    ),
+}
+
+
+def open_task(task: Task, model: DiffusionModel, split: str, n_images: int, folder: Path) -> tuple[ImageSet, ErrorBank]:
+    """Return the first images of a split and their bank, whose rows are the classes' prompts, then the tree's nodes."""
+    data = load_embedded(task.dataset, split, n_images)
+    prompts = list(data.prompts.values())
+    if task.tree:
+        prompts += Hierarchical(task.tree).nodes()
+    timesteps = Racing(trials=N_TRIALS).timesteps(len(model.alphas_cumprod))
+    return data, ErrorBank(folder, model, prompts, timesteps, losses=("l2",))
+
+
+def nearest_mean_scorer(
+    dataset: str, image_size: int = 32, n_images: int | None = None
+) -> Callable[[Tensor], np.ndarray]:
+    """Return a cheap scorer for a shortlist: minus the squared distance to each class's mean image.
+
+    The means are those of labelled images of the pool split, so that it is no zero-shot classifier; here it plays the
+    part of CLIP in the paper's appendix B.
+
+    Args:
+        dataset: an embedded set.
+        image_size: side of the pixels it will be given.
+        n_images: images of the pool to learn from; None: all.
+    """
+    data = load_embedded(dataset, "pool", n_images)
+    pixels = np.stack([to_pixels(image, image_size).numpy().ravel() for image in load_images(data.images)])
+    means = np.stack([pixels[data.labels == label].mean(axis=0) for label in range(len(data.classnames))])
+
+    def score(image: Tensor) -> np.ndarray:
+        return -np.square(means - image.numpy().ravel()).sum(axis=1, dtype=np.float64)
+
+    return score

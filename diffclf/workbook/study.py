@@ -1,0 +1,279 @@
+"""Accuracy against evaluations on two tasks: what `diffclf bench --full` computes and notebook 04 draws.
+
+Every strategy is replayed on the same images, trials and noise (`diffclf.mini.harness`). What has a choice to make
+makes it on *tune* images: the race's threshold (`diffclf calibrate`) and the best fixed schedule, found here. All are
+then scored once on *test* images.
+
+    not worse       one-sided 95% lower bound of accuracy - accuracy of the paper's schedule, above -2 points
+    fixed schedule  the cheapest of a grid that is not worse, on tune images, than a search that prunes little
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffclf import stats
+from diffclf.bank import ErrorBank
+from diffclf.datasets.imageset import ImageSet
+from diffclf.errortable import prompt_scores
+from diffclf.hierarchy import Hierarchical
+from diffclf.images import load_images, to_pixels
+from diffclf.mini.harness import TASKS, Task, nearest_mean_scorer, open_task
+from diffclf.models.protocol import DiffusionModel
+from diffclf.paths import data_dir
+from diffclf.pruning import Pruning, Staged
+from diffclf.racing import Racing, calibrated
+from diffclf.shortlist import Among, Shortlist
+from diffclf.workbook import replays
+
+__all__ = ["STUDY", "best_fixed", "fixed_schedules", "read_study", "staged_winners", "study_task", "write_study"]
+
+STUDY = "study.json"
+"""File beside a built-in model's weights."""
+
+LADDER = (4, 8, 12, 16, 24, 32, 48, 64, 100)
+MARGIN = 0.02
+
+
+def fixed_schedules(n_prompts: int, ladder: Sequence[int], keeps: Sequence[int], n_stages: int = 4) -> list[Staged]:
+    """Return every schedule of at most n_stages stages from these numbers of trials and of classes kept, by cost.
+
+    Args:
+        n_prompts: classes.
+        ladder: trials that a stage may end with.
+        keeps: classes that a stage may keep, but for the last one.
+        n_stages: at most so many.
+    """
+    made = [
+        Staged(trials, (*keep, 1), "random")
+        for stages in range(1, n_stages + 1)
+        for trials in itertools.combinations(sorted(ladder), stages)
+        for keep in itertools.combinations(sorted((k for k in keeps if k < n_prompts), reverse=True), stages - 1)
+    ]
+    return sorted(made, key=lambda schedule: schedule.evaluations(n_prompts))
+
+
+def staged_winners(schedule: Staged, sums: np.ndarray) -> np.ndarray:
+    """Return the winners of a nested schedule on many images at once, -1 where an error it asks for is not known.
+
+    Args:
+        schedule: on the "random" or the "nested" grid.
+        sums: (n_images, n_prompts, n_trials) running sums of the errors over trials, NaN from the first unknown one.
+
+    Returns:
+        (n_images,) prompts.
+    """
+    alive = np.ones(sums.shape[:2], dtype=bool)
+    unknown = np.zeros(len(sums), dtype=bool)
+    for n, keep in zip(schedule.trials, schedule.keep, strict=True):
+        means = sums[:, :, n - 1]
+        unknown |= (np.isnan(means) & alive).any(axis=1)
+        best = np.argsort(np.where(alive & ~np.isnan(means), means, np.inf), axis=1, kind="stable")[:, :keep]
+        alive = np.zeros_like(alive)
+        np.put_along_axis(alive, best, True, axis=1)
+    return np.where(unknown, -1, best[:, 0])
+
+
+def best_fixed(
+    task: Task, bank: ErrorBank, data: ImageSet, reference: np.ndarray, margin: float = MARGIN
+) -> tuple[Staged, dict[str, float]]:
+    """Return the cheapest fixed schedule that is not worse than the reference, and its difference to it.
+
+    Schedules are tried from the cheapest to the dearest; the bank computes what they miss.
+
+    Args:
+        task: says how many classes a stage may keep.
+        bank: of the tune images.
+        data: these images.
+        reference: (n_images,) bool, which of them the reference classifies correctly.
+        margin: by how much a schedule may be worse.
+
+    Raises:
+        ValueError: none of the grid is good enough.
+    """
+    n_classes = len(data.classnames)
+
+    def running_sums() -> np.ndarray:
+        return np.cumsum(bank.errors(data.images)[:, :n_classes, : LADDER[-1]], axis=2, dtype=np.float64)
+
+    sums = running_sums()
+    for tried, schedule in enumerate(fixed_schedules(n_classes, LADDER, task.keeps), 1):
+        winners = staged_winners(schedule, sums)
+        if (winners < 0).any():
+            replays.fill_on_demand(Among(tuple(range(n_classes)), schedule), bank, data.images)
+            sums = running_sums()
+            winners = staged_winners(schedule, sums)
+        difference = stats.non_inferior(winners == data.labels, reference, data.groups, n_resamples=2000)
+        if difference.low > -margin:
+            return schedule, {"value": difference.value, "low": difference.low, "tried": tried}
+    raise ValueError(f"schedules must include one that is not worse by {margin}, got none among {tried}")
+
+
+def _auroc(values: np.ndarray, positive: np.ndarray) -> float:
+    """Return the probability that a positive's value exceeds a negative's, ties counting half."""
+    from scipy.stats import rankdata
+
+    n = int(positive.sum())
+    if n in (0, len(positive)):
+        return float("nan")
+    return float((rankdata(values)[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n)))
+
+
+def _estimate(estimate: stats.Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+class _Runs:
+    """Strategies on the test images of one task."""
+
+    def __init__(self, task: Task, bank: ErrorBank, data: ImageSet) -> None:
+        self.task, self.bank, self.data = task, bank, data
+        self.n_classes = len(data.classnames)
+        self.right: dict[str, np.ndarray] = {}
+        self.spent: dict[str, np.ndarray] = {}
+        self.tables: dict[str, np.ndarray] = {}
+
+    def run(self, name: str, strategy: Pruning) -> None:
+        """Replay a strategy; the nodes of a tree are the bank's last rows."""
+        leaves = tuple(range(self.n_classes))
+        if isinstance(strategy, Shortlist):
+            pixels = [to_pixels(image, self.bank.model.image_size) for image in load_images(self.data.images)]
+            each = [strategy.for_image(image, self.n_classes) for image in pixels]
+        elif hasattr(strategy, "children"):
+            each = [strategy] * len(self.data)
+        else:
+            each = [Among(leaves, strategy)] * len(self.data)
+        tables = replays.fill_each(each, self.bank, self.data.images)
+        decided = np.array([prompt_scores(table[: self.n_classes]).argmax() for table in tables])
+        self.tables[name] = tables
+        self.right[name] = decided == self.data.labels
+        self.spent[name] = replays.evaluations(tables)
+
+    def summary(self, reference: str) -> dict[str, Any]:
+        """Return accuracy, evaluations and the difference to the reference of every strategy."""
+        groups, found = self.data.groups, {}
+        for name, right in self.right.items():
+            found[name] = {
+                "accuracy": _estimate(stats.mean(right, groups=groups)),
+                "evaluations": _estimate(stats.mean(self.spent[name], groups=groups)),
+                "difference": _estimate(stats.non_inferior(right, self.right[reference], groups)),
+            }
+        return found
+
+
+def _confidence(tables: np.ndarray, right: np.ndarray, spent: np.ndarray) -> dict[str, float]:
+    """Return how well cost, and score, tell right decisions from wrong ones: areas under the ROC curve."""
+    scores = np.sort([prompt_scores(table) for table in tables], axis=1)
+    quarter = np.array_split(np.argsort(spent, kind="stable"), 4)
+    return {
+        "auroc_of_evaluations": _auroc(-spent, right),
+        "auroc_of_margin": _auroc(scores[:, -1] - scores[:, -2], right),
+        "accuracy_by_quarter_of_cost": [float(right[part].mean()) for part in quarter],
+    }
+
+
+def _remaining(race: Racing, tables: np.ndarray) -> dict[str, list[float]]:
+    """Return the share of rivals that are still in after each look, a mean over images."""
+    looks = race.looks()
+    left = np.zeros(len(looks))
+    for table in tables:
+        for place, look in enumerate(race.rounds(table)):
+            left[place] += len(look.survivors) - 1
+    return {"trials": looks, "rivals_left": (left / len(tables) / (tables.shape[1] - 1)).tolist()}
+
+
+def study_task(
+    task: Task,
+    model: DiffusionModel,
+    folder: Path,
+    *,
+    n_tune: int | None = None,
+    n_test: int = 500,
+    pool: int | None = None,
+    margin: float = MARGIN,
+) -> dict[str, Any]:
+    """Choose the best fixed schedule on tune images and score all strategies on test images.
+
+    Args:
+        task: the task.
+        model: the model.
+        folder: of the banks.
+        n_tune: images to choose on; None: the task's.
+        n_test: images to score on.
+        pool: labelled images the shortlist learns from; None: all.
+        margin: by how much the fixed schedule may be worse than the task's reference.
+
+    Returns:
+        What the study's file holds of a task.
+    """
+    race = calibrated(Racing(), model)
+    data, bank = open_task(task, model, "tune", n_tune or task.n_tune, folder)
+    tune = _Runs(task, bank, data)
+    tune.run("reference", task.reference)
+    fixed, chosen = best_fixed(task, bank, data, tune.right["reference"], margin)
+    chosen |= {"schedule": _label(fixed), "images": len(data), "reference": _label(task.reference)}
+
+    data, bank = open_task(task, model, "test", n_test, folder)
+    runs = _Runs(task, bank, data)
+    runs.run("paper's schedule", task.schedule)
+    runs.run("best fixed schedule", fixed)
+    runs.run("race", race)
+    runs.run("race, cautious", Racing())
+    runs.run("shortlist, race", Shortlist(task.k, nearest_mean_scorer(task.dataset, model.image_size, pool), race))
+    if task.tree:
+        tree = Hierarchical(task.tree, then=race, race=race).bind(data.classnames)
+        runs.run("label tree, race", tree)
+    n_classes = runs.n_classes
+    known = bank.errors(data.images)[:, :n_classes]
+    exhaustive = {}
+    for n in (1, 2, 4, *LADDER[1:]):
+        part = known[:, :, :n]
+        if not np.isnan(part).any():
+            right = part.mean(axis=2, dtype=np.float64).argmin(axis=1) == data.labels
+            exhaustive[n * n_classes] = _estimate(stats.mean(right, groups=data.groups))
+    tables = runs.tables["race"][:, :n_classes]
+    return {
+        "classes": n_classes,
+        "images": len(data),
+        "paper's schedule": _label(task.schedule),
+        "best fixed schedule": chosen,
+        "race": repr(race),
+        "shortlist": task.k,
+        "strategies": runs.summary("paper's schedule"),
+        "exhaustive": exhaustive,
+        "confidence": _confidence(tables, runs.right["race"], runs.spent["race"]),
+        "remaining": _remaining(race, tables),
+    }
+
+
+def _label(schedule: Staged) -> str:
+    return f"{'/'.join(map(str, schedule.trials))} keep {' '.join(map(str, schedule.keep))}"
+
+
+def write_study(model: DiffusionModel, folder: Path) -> None:
+    """Study all tasks and keep what was found beside the weights of a built-in model.
+
+    Raises:
+        ValueError: the model is not built in.
+    """
+    path = data_dir() / "models" / model.name / STUDY
+    if not path.parent.is_dir():
+        raise ValueError(f"model must be built in, so that its study has a place, got {model.name!r}")
+    tasks = {name: study_task(task, model, folder) for name, task in TASKS.items()}
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"fingerprint": model.fingerprint, "tasks": tasks}, indent=1) + "\n")
+    os.replace(part, path)
+
+
+def read_study(model: DiffusionModel) -> Mapping[str, Any] | None:
+    """Return the study that lies with a built-in model; None where there is none for these weights."""
+    try:
+        stored = json.loads((data_dir() / "models" / model.name / STUDY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return stored if stored["fingerprint"] == model.fingerprint else None
