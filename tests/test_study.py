@@ -86,7 +86,7 @@ def test_area_under_the_curve_by_hand():
     assert _auroc(np.array([3, 2, 1, 0]), np.array([True, True, False, False])) == 1
     assert _auroc(np.array([3, 0, 1, 1]), np.array([True, True, False, False])) == 0.5
     assert _auroc(np.array([1, 1, 1]), np.array([True, False, False])) == 0.5
-    assert np.isnan(_auroc(np.array([1, 2]), np.array([True, True])))
+    assert _auroc(np.array([1, 2]), np.array([True, True])) is None
 
 
 def test_the_nearest_mean_beats_chance_by_far():

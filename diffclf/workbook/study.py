@@ -114,13 +114,13 @@ def best_fixed(
     raise ValueError(f"schedules must include one that is not worse by {margin}, got none among {tried}")
 
 
-def _auroc(values: np.ndarray, positive: np.ndarray) -> float:
-    """Return the probability that a positive's value exceeds a negative's, ties counting half."""
+def _auroc(values: np.ndarray, positive: np.ndarray) -> float | None:
+    """Return the probability that a positive's value exceeds a negative's, ties counting half; None without both."""
     from scipy.stats import rankdata
 
     n = int(positive.sum())
     if n in (0, len(positive)):
-        return float("nan")
+        return None
     return float((rankdata(values)[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n)))
 
 
@@ -166,7 +166,7 @@ class _Runs:
         return found
 
 
-def _confidence(tables: np.ndarray, right: np.ndarray, spent: np.ndarray) -> dict[str, float]:
+def _confidence(tables: np.ndarray, right: np.ndarray, spent: np.ndarray) -> dict[str, Any]:
     """Return how well cost, and score, tell right decisions from wrong ones: areas under the ROC curve."""
     scores = np.sort([prompt_scores(table) for table in tables], axis=1)
     quarter = np.array_split(np.argsort(spent, kind="stable"), 4)
