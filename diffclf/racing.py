@@ -137,6 +137,7 @@ class Racing:
             are a tie.
         repeats: noises per timestep.
         seed: seed of the timesteps.
+        prior_pairs: with a threshold, what the other rivals' variances are worth in pairs of strata; 0: nothing.
     """
 
     trials: int = 100
@@ -145,6 +146,7 @@ class Racing:
     budget: int | None = None
     repeats: int = 1
     seed: int = 0
+    prior_pairs: float = PRIOR_PAIRS
 
     def __post_init__(self) -> None:
         for name in ("trials", "repeats", *(["budget"] if self.budget is not None else [])):
@@ -155,6 +157,8 @@ class Racing:
             raise ValueError(f"trials must be at most {MAX_POSITIONS}, got {self.trials}")
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must lie in (0, 1), got {self.confidence}")
+        if not self.prior_pairs >= 0:
+            raise ValueError(f"prior_pairs must be at least 0, got {self.prior_pairs}")
         if self.threshold is not None and not self.threshold > 0:
             raise ValueError(f"threshold must be above 0, got {self.threshold}")
 
@@ -250,7 +254,7 @@ class Racing:
         elif n >= BLOCK:
             variance = collapsed_variance((values - values[best])[:, order]) * (1 - n / self.trials)
             if self.threshold is not None:
-                variance = moderated_variance(variance, n // 2)
+                variance = moderated_variance(variance, n // 2, self.prior_pairs)
             margins = self._quantile(n, n_prompts) * np.sqrt(variance)
         stays = differences <= margins
         return Round(n, alive, alive[stays], int(alive[best]), means, differences, margins, 0, False)
@@ -367,8 +371,8 @@ def calibrated(race: Racing, model: DiffusionModel) -> Racing:
         stored = json.loads((data_dir() / "models" / model.name / CALIBRATION).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return race
-    made_for = (stored["trials"], stored["repeats"], stored["seed"])
-    if race.threshold is None and made_for == (race.trials, race.repeats, race.seed):
+    made_for = tuple(stored[name] for name in ("trials", "repeats", "seed", "prior_pairs"))
+    if race.threshold is None and made_for == (race.trials, race.repeats, race.seed, race.prior_pairs):
         if stored["fingerprint"] == model.fingerprint:
             return replace(race, threshold=stored["threshold"])
     return race

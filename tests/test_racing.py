@@ -225,6 +225,7 @@ def test_the_confidence_holds_where_it_is_hardest_to_keep():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"prior_pairs": -1}, "prior_pairs must be at least 0, got -1"),
         ({"trials": 0}, "trials must be a whole number of at least 1, got 0"),
         ({"trials": 1025}, "trials must be at most 1024, got 1025"),
         ({"repeats": 1.5}, "repeats must be a whole number of at least 1, got 1.5"),
@@ -371,11 +372,12 @@ def test_a_built_in_model_brings_its_threshold_for_the_race_it_was_calibrated_on
     monkeypatch.setenv("DIFFCLF_DATA", str(tmp_path))
     model = load_model("tiny")
     assert DiffusionClassifier(model, PROMPTS).pruning == Racing()
-    stored = {"fingerprint": model.fingerprint, "trials": 100, "repeats": 1, "seed": 0, "threshold": 2.3}
+    stored = {"fingerprint": model.fingerprint, "trials": 100, "repeats": 1, "seed": 0}
+    stored |= {"prior_pairs": 4, "threshold": 2.3}
     (folder / CALIBRATION).write_text(json.dumps(stored))
     assert DiffusionClassifier(model, PROMPTS).pruning == Racing(threshold=2.3)
     assert calibrated(Racing(budget=50), model) == Racing(threshold=2.3, budget=50)
-    for other in (Racing(trials=50), Racing(seed=1), Racing(repeats=2), Racing(threshold=4.0)):
+    for other in (Racing(trials=50), Racing(seed=1), Racing(repeats=2), Racing(threshold=4.0), Racing(prior_pairs=0)):
         assert calibrated(other, model) == other
     (folder / CALIBRATION).write_text(json.dumps(stored | {"fingerprint": "other weights"}))
     assert calibrated(Racing(), model) == Racing()

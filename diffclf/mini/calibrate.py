@@ -82,6 +82,7 @@ def calibrate_model(
         "trials": race.trials,
         "repeats": race.repeats,
         "seed": race.seed,
+        "prior_pairs": race.prior_pairs,
         "threshold": found.racing.threshold,
         "dataset": TASK.dataset,
         "tune": _summary(found),

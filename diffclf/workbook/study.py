@@ -30,6 +30,7 @@ from diffclf.pruning import Pruning, Staged
 from diffclf.racing import Racing, calibrated
 from diffclf.shortlist import Among, Shortlist
 from diffclf.workbook import replays
+from diffclf.workbook.tried import try_all
 
 __all__ = ["STUDY", "best_fixed", "fixed_schedules", "read_study", "staged_winners", "study_task", "write_study"]
 
@@ -266,7 +267,8 @@ def write_study(model: DiffusionModel, folder: Path) -> None:
         raise ValueError(f"model must be built in, so that its study has a place, got {model.name!r}")
     tasks = {name: study_task(task, model, folder) for name, task in TASKS.items()}
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"fingerprint": model.fingerprint, "tasks": tasks}, indent=1) + "\n")
+    found = {"fingerprint": model.fingerprint, "tasks": tasks, "tried": try_all(model, folder)}
+    part.write_text(json.dumps(found, indent=1) + "\n")
     os.replace(part, path)
 
 

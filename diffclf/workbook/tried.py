@@ -1,0 +1,120 @@
+"""What else was tried to make a race cheaper, with numbers: most of it did not help.
+
+All of it on *tune* images of mini-items, where the study's bank holds every class on every trial of a race.
+
+    moderated variances   evaluations of a calibrated race with and without
+    weights per timestep  accuracy of all classes on all trials, weights from the spread between classes, no labels
+    antithetic noise      correlation of a difference's error under eps and under -eps; negative is good
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffclf.bank import ErrorBank
+from diffclf.datasets.imageset import ImageSet
+from diffclf.evaluator import Evaluator
+from diffclf.images import load_images, to_pixels
+from diffclf.mini.harness import TASKS, open_task
+from diffclf.models.protocol import DiffusionModel
+from diffclf.racing import Racing
+from diffclf.trials import Trials, image_key
+
+__all__ = ["antithetic_correlation", "try_all", "weighted_accuracies"]
+
+N_MIRRORED = 60  # images
+N_TIMESTEPS = 16
+
+
+class _Mirrored(Trials):
+    """Trials of which every third is the mirror image of the one before: eps, -eps, another eps, each thrice a t."""
+
+    def noise(self, indices: np.ndarray) -> Tensor:
+        """Return the noise of the trials asked for."""
+        indices = np.atleast_1d(np.asarray(indices))
+        mirrored = indices % 3 == 1
+        eps = super().noise(indices - mirrored)
+        return torch.where(torch.from_numpy(mirrored).view(-1, 1, 1, 1), -eps, eps)
+
+
+def antithetic_correlation(model: DiffusionModel, data: ImageSet, timesteps: np.ndarray) -> float:
+    """Return the correlation, given image and timestep, of paired differences under eps and -eps.
+
+    With errors d of eps, -eps and an independent eps', it is 1 - E (d - d_mirrored)^2 / E (d - d_independent)^2; a pair
+    of mirrored noises then has 1 + that times the variance of a pair of independent ones.
+
+    Args:
+        model: the model.
+        data: images; every class is compared with the true one.
+        timesteps: where.
+    """
+    evaluator = Evaluator(model, ["l2"])
+    cond = model.encode_prompts(list(data.prompts.values()))
+    n_classes, n_trials = len(data.classnames), 3 * len(timesteps)
+    triples = np.array([(0, p, i) for i in range(n_trials) for p in range(n_classes)])
+    mirrored, independent = [], []
+    for image, label in zip(load_images(data.images), data.labels, strict=True):
+        pixels = to_pixels(image, model.image_size)
+        x0 = model.encode_images(pixels[None])
+        trials = _Mirrored(np.repeat(timesteps, 3), 0, image_key(pixels), x0.shape[1:])
+        errors = evaluator.errors(x0, cond, [trials], triples).reshape(len(timesteps), 3, n_classes)
+        d = (errors - errors[:, :, [label]]).astype(np.float64)
+        mirrored.append(np.square(d[:, 0] - d[:, 1]).sum(axis=0))
+        independent.append(np.square(d[:, 0] - d[:, 2]).sum(axis=0))
+    return float(1 - np.sum(mirrored) / np.sum(independent))
+
+
+def weighted_accuracies(errors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return accuracies of the mean error, flat and weighted by timestep.
+
+    The weights are powers of the spread between classes at each trial, measured on the first half of the images
+    without their labels; accuracy is that on the second half.
+
+    Args:
+        errors: (n_images, n_prompts, n_trials) complete.
+        labels: (n_images,) true prompts.
+    """
+    half = len(errors) // 2
+    spread = errors[:half].std(axis=1).mean(axis=0)
+    found = {}
+    for name, power in (("flat", 0), ("spread", 1), ("1 / spread", -1), ("1 / spread squared", -2)):
+        right = (errors[half:] * spread**power).mean(axis=2).argmin(axis=1) == labels[half:]
+        found[name] = float(right.mean())
+    return found
+
+
+def _race(tables: np.ndarray, prior_pairs: float) -> dict[str, float]:
+    found = Racing(prior_pairs=prior_pairs).calibrate(tables)
+    return {"threshold": found.racing.threshold, "evaluations": found.n_evaluations, "dropped": found.n_dropped}
+
+
+def try_all(model: DiffusionModel, folder: Path) -> dict[str, Any]:
+    """Return what was found, for the study's file.
+
+    Args:
+        model: the model.
+        folder: of the study's banks.
+    """
+    task = TASKS["mini-items"]
+    data, bank = open_task(task, model, "tune", task.n_tune, folder)
+    tables = _complete(bank, data)
+    few, _ = open_task(task, model, "tune", N_MIRRORED, folder)
+    timesteps = Racing(trials=N_TIMESTEPS).timesteps(len(model.alphas_cumprod))
+    return {
+        "images": len(data),
+        "moderated": {"with": _race(tables, Racing().prior_pairs), "without": _race(tables, 0)},
+        "weights": weighted_accuracies(tables, data.labels),
+        "antithetic": {"correlation": antithetic_correlation(model, few, timesteps), "images": len(few)},
+    }
+
+
+def _complete(bank: ErrorBank, data: ImageSet) -> np.ndarray:
+    """Return every class on every trial of a race."""
+    n = Racing().trials
+    bank.fill(
+        data.images, np.broadcast_to(np.arange(len(bank.timesteps)) < n, (len(bank.prompts), len(bank.timesteps)))
+    )
+    return bank.errors(data.images)[:, :, :n]
