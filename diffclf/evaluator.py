@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffclf.batchsize import choose_batch_size
 from diffclf.models.compiled import CompiledDenoiser
 from diffclf.models.protocol import DiffusionModel
 from diffclf.schedule import add_noise, predict_eps, variational_terms
@@ -23,7 +24,6 @@ from diffclf.trials import Trials
 __all__ = ["LOSSES", "Evaluator", "NonFiniteError", "check_losses"]
 
 LOSSES = ("l2", "l1", "huber", "vlb", "l2+vlb")
-_SMALL_LATENT = 4096
 
 
 class NonFiniteError(ArithmeticError):
@@ -52,7 +52,7 @@ class Evaluator:
     Args:
         model: the diffusion model.
         losses: which errors to return, of `LOSSES`.
-        batch_size: triples per forward pass; None chooses 256 for small latents, 32 for large ones.
+        batch_size: triples per forward pass; None chooses (`diffclf.batchsize`).
 
     Attributes:
         n_evaluations: denoiser evaluations so far.
@@ -69,7 +69,7 @@ class Evaluator:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.model = model
         self.losses = tuple(losses)
-        self.batch_size = batch_size or (256 if np.prod(model.latent_shape) <= _SMALL_LATENT else 32)
+        self.batch_size = batch_size or choose_batch_size(model)
         self.n_evaluations = 0
         self._announce_batch_size()
         # The table stays in double precision: 1 - alpha_bar at t = 0 is a small difference.

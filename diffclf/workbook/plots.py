@@ -38,6 +38,7 @@ __all__ = [
     "snr_panels",
     "stage_rows",
     "strategy_panels",
+    "study_panels",
     "timestep_panels",
 ]
 
@@ -182,6 +183,32 @@ def cost_points(ax: Axes, points: Mapping[str, tuple[float, Estimate]], *, start
         colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
         ends = [[value - low], [high - value]]
         ax.errorbar([cost], [value], yerr=ends, fmt=marker, color=colour, ms=8, capsize=4, label=label, zorder=4)
+
+
+def study_panels(tasks: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw accuracy against evaluations per image, one panel per task of a study, each strategy in the same colour.
+
+    Args:
+        tasks: as `diffclf.workbook.study.study_task` returns them.
+    """
+    fig, axes = new_figure(1, len(tasks), width=10.0, height=5.2, squeeze=False)
+    names = list(dict.fromkeys(name for task in tasks.values() for name in task["strategies"]))
+    for ax, (title, task) in zip(axes[0], tasks.items(), strict=True):
+        points = task["exhaustive"]
+        estimates = [100 * Estimate(*(row[key] for key in ("value", "low", "high"))) for row in points]
+        curve(ax, [row["evaluations"] for row in points], estimates, label="every class on as many trials")
+        for index, name in enumerate(names, 1):
+            if name in task["strategies"]:
+                row = task["strategies"][name]
+                accuracy = 100 * Estimate(*(row["accuracy"][key] for key in ("value", "low", "high")))
+                cost_points(ax, {name: (row["evaluations"]["value"], accuracy)}, start=index)
+        ax.set(title=f"{title}: {task['classes']} classes, {task['images']} images", xscale="log", ylim=(0, 100))
+        ax.set(xlabel="denoiser evaluations per image", ylabel="accuracy (%)")
+    handles = dict(zip(*reversed(axes[0][-1].get_legend_handles_labels()), strict=True))
+    for ax in axes[0]:
+        handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    return fig
 
 
 def race_lines(ax: Axes, looks: Sequence[Round], names: Sequence[str]) -> None:

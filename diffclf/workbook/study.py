@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +32,19 @@ from diffclf.shortlist import Among, Shortlist
 from diffclf.workbook import replays
 from diffclf.workbook.tried import try_all
 
-__all__ = ["STUDY", "best_fixed", "fixed_schedules", "read_study", "staged_winners", "study_task", "write_study"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "STUDY",
+    "best_fixed",
+    "fixed_schedules",
+    "read_study",
+    "staged_winners",
+    "study_table",
+    "study_task",
+    "write_study",
+]
 
 STUDY = "study.json"
 """File beside a built-in model's weights."""
@@ -279,3 +291,26 @@ def read_study(model: DiffusionModel) -> Mapping[str, Any] | None:
     except FileNotFoundError:
         return None
     return stored if stored["fingerprint"] == model.fingerprint else None
+
+
+def study_table(task: Mapping[str, Any]) -> "pd.DataFrame":
+    """Return the strategies of a task: evaluations, times fewer than the paper's schedule, accuracy, difference to it.
+
+    The difference's interval is the one whose lower end is the one-sided 95% bound of "not worse".
+    """
+    import pandas as pd
+
+    def points(entry: Mapping[str, float], level: float = 0.95) -> stats.Estimate:
+        return 100 * stats.Estimate(entry["value"], entry["low"], entry["high"], level)
+
+    official = task["strategies"]["paper's schedule"]["evaluations"]["value"]
+    rows = {
+        name: {
+            "evaluations": row["evaluations"]["value"],
+            "times fewer": official / row["evaluations"]["value"],
+            "accuracy (%)": points(row["accuracy"]),
+            "difference (points)": points(row["difference"], 0.9) if name != "paper's schedule" else "",
+        }
+        for name, row in task["strategies"].items()
+    }
+    return pd.DataFrame(rows).T

@@ -7,8 +7,9 @@ All of it on *tune* images of mini-items, where the study's bank holds every cla
     antithetic noise      correlation of a difference's error under eps and under -eps; negative is good
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ from diffclf.models.protocol import DiffusionModel
 from diffclf.racing import Racing
 from diffclf.trials import Trials, image_key
 
-__all__ = ["antithetic_correlation", "try_all", "weighted_accuracies"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["antithetic_correlation", "tried_table", "try_all", "weighted_accuracies"]
 
 N_MIRRORED = 60  # images
 N_TIMESTEPS = 16
@@ -118,3 +122,35 @@ def _complete(bank: ErrorBank, data: ImageSet) -> np.ndarray:
         data.images, np.broadcast_to(np.arange(len(bank.timesteps)) < n, (len(bank.prompts), len(bank.timesteps)))
     )
     return bank.errors(data.images)[:, :, :n]
+
+
+def tried_table(tried: Mapping[str, Any]) -> "pd.DataFrame":
+    """Return what else was tried: what, what was measured, without it, with it, and what became of it."""
+    import pandas as pd
+
+    moderated, weights, mirrored = tried["moderated"], tried["weights"], tried["antithetic"]["correlation"]
+    rows = {
+        "variances moderated by the other rivals'": (
+            "evaluations of a calibrated race",
+            f"{moderated['without']['evaluations']:.0f}",
+            f"{moderated['with']['evaluations']:.0f}",
+            "kept" if moderated["with"]["evaluations"] < moderated["without"]["evaluations"] else "no help",
+        ),
+        "a noise and its mirror image at each timestep": (
+            "variance of a pair's mean difference, beside two noises of their own",
+            "1",
+            f"{1 + mirrored:.2f}",
+            "no help" if mirrored > 0 else "helps pairs at one timestep; left out, for two timesteps help more",
+        ),
+    }
+    for name, accuracy in weights.items():
+        if name != "flat":
+            result = "no help" if accuracy <= weights["flat"] else "better here, yet another classifier"
+            flat, weighted = (f"{100 * value:.1f}%" for value in (weights["flat"], accuracy))
+            rows[f"trials weighted by {name} of the classes"] = (
+                "accuracy, all classes on all trials",
+                flat,
+                weighted,
+                result,
+            )
+    return pd.DataFrame(rows, index=["measured", "without", "with", "result"]).T
