@@ -66,7 +66,7 @@ TASKS = {
         "mini-coloured-items",
         Staged((20, 50, 100, 500), (20, 10, 5, 1), "random"),
         Staged((16, 32, 100), (12, 5, 1), "random"),
-        n_tune=300,
+        n_tune=120,
         k=10,
         keeps=(30, 20, 12, 8, 5, 3, 2),
         tree={caption_single(item): [f"{colour} {item}" for colour in COLOURS] for item in ITEMS},
