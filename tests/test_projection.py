@@ -19,8 +19,8 @@ def test_a_measured_task_is_hardly_overestimated():
     tables = rng.normal(0, 1, (40, 8, 100)) + rng.normal(0, 1, (40, 8, 1))
     left = _remaining(race, tables)
     spent = np.mean([list(race.rounds(table))[-1].n_evaluations for table in tables])
-    # dearer only by the winner's own trials after its race is over
-    assert spent <= project(8, **left) <= spent + 100
+    # dearer only by the winner's own trials where several rivals are left on one image and none on another
+    assert spent <= project(8, **left) <= 1.25 * spent
 
 
 def test_a_row_for_every_data_set():

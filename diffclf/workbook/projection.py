@@ -1,6 +1,6 @@
 """What a race would cost with other numbers of classes, from how fast rivals left in a measured one.
 
-    evaluations(C) = sum over looks of new trials x (1 + share of rivals still in x (C - 1))
+    evaluations(C) = sum over looks of new trials x (rivals + min(1, rivals)),    rivals = share still in x (C - 1)
 
 A projection, not a measurement: it takes the share of rivals that are left after n trials to be the same with other
 classes, images and models. Two measured tasks give two answers, and the distance between these says how far to trust
@@ -27,8 +27,9 @@ def project(n_classes: int, trials: Sequence[int], rivals_left: Sequence[float])
     """
     before, share, spent = 0, 1.0, 0.0
     for n, left in zip(trials, rivals_left, strict=True):
-        # The winner runs on only where it still has a rival; counting it always errs on the dear side.
-        spent += (n - before) * (1 + share * (n_classes - 1)) if share else 0
+        # The winner runs on only where it has a rival; that is no more often than there are rivals on average.
+        rivals = share * (n_classes - 1)
+        spent += (n - before) * (rivals + min(1, rivals))
         before, share = n, left
     return spent
 

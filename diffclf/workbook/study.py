@@ -173,7 +173,7 @@ class _Runs:
         for name, right in self.right.items():
             found[name] = {
                 "accuracy": _estimate(stats.mean(right, groups=groups)),
-                "evaluations": _estimate(stats.mean(self.spent[name], groups=groups)),
+                "evaluations": {"value": float(self.spent[name].mean())},
                 "difference": _estimate(stats.non_inferior(right, self.right[reference], groups)),
             }
         return found
