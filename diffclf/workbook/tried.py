@@ -140,12 +140,13 @@ def tried_table(tried: Mapping[str, Any]) -> "pd.DataFrame":
             "variance of a pair's mean difference, beside two noises of their own",
             "1",
             f"{1 + mirrored:.2f}",
-            "no help" if mirrored > 0 else "helps pairs at one timestep; left out, for two timesteps help more",
+            "no help" if mirrored >= 0 else "helps such a pair; whether it makes a race cheaper is not measured",
         ),
     }
     for name, accuracy in weights.items():
         if name != "flat":
-            result = "no help" if accuracy <= weights["flat"] else "better here, yet another classifier"
+            gain = accuracy - weights["flat"]
+            result = "no difference" if abs(gain) < 0.01 else "worse" if gain < 0 else "better"
             flat, weighted = (f"{100 * value:.1f}%" for value in (weights["flat"], accuracy))
             rows[f"trials weighted by {name} of the classes"] = (
                 "accuracy, all classes on all trials",
