@@ -9,7 +9,7 @@ from tiny import save_tiny_sd
 from diffclf import Racing, Staged, load_model
 from diffclf.mini.harness import TASKS, Task, nearest_mean_scorer, open_task
 from diffclf.pruning import replay
-from diffclf.workbook.study import _auroc, best_fixed, fixed_schedules, staged_winners, study_task
+from diffclf.workbook.study import STUDY, _auroc, best_fixed, fixed_schedules, staged_winners, study_task
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +94,15 @@ def test_the_nearest_mean_beats_chance_by_far():
     data, score = load_dataset("mini-items", "tune", 60), nearest_mean_scorer("mini-items", n_images=1000)
     best = [score(to_pixels(image, 32)).argmax() for image in load_images(data.images)]
     assert np.mean(np.array(best) == data.labels) > 0.4
+
+
+def test_the_shipped_study_is_of_the_shipped_weights():
+    from diffclf.workbook.study import read_study
+
+    model = load_model("mini-sd")
+    study = read_study(model)
+    assert study is not None, f"{STUDY} must be of the weights; run diffclf bench --full"
+    for name, task in study["tasks"].items():
+        assert TASKS[name].schedule.evaluations(task["classes"]) == round(
+            task["strategies"]["paper's schedule"]["evaluations"]["value"]
+        )
