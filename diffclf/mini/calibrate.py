@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from diffclf.mini.harness import TASKS, open_task
+from diffclf.mini.harness import TASKS, complete_tables, open_task
 from diffclf.models import load_model
 from diffclf.models.protocol import DiffusionModel
 from diffclf.racing import CALIBRATION, Calibration, Racing
@@ -23,21 +22,6 @@ from diffclf.stats import non_inferior
 __all__ = ["add_arguments", "calibrate_model", "run"]
 
 TASK = TASKS["mini-items"]
-IMAGES_AT_ONCE = 10  # between two steps of the progress bar
-
-
-def _tables(
-    model: DiffusionModel, race: Racing, split: str, n_images: int, folder: Path
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return full error tables of the first images of a split, their labels and their photographs."""
-    data, bank = open_task(TASK, model, split, n_images, folder)
-    wanted = race.timesteps(len(model.alphas_cumprod))
-    if not np.array_equal(wanted, bank.timesteps[: len(wanted)]):
-        raise ValueError(f"race must take one noise at each of the list's first timesteps, got {race}")
-    mask = np.broadcast_to(np.arange(len(bank.timesteps)) < race.trials, (len(bank.prompts), len(bank.timesteps)))
-    for first in tqdm(range(0, len(data), IMAGES_AT_ONCE), desc=split, mininterval=5):
-        bank.fill(data.images[first : first + IMAGES_AT_ONCE], mask)
-    return bank.errors(data.images)[:, :, : race.trials], data.labels, data.groups
 
 
 def _summary(found: Calibration) -> dict[str, Any]:
@@ -70,13 +54,14 @@ def calibrate_model(
         ValueError: no threshold keeps the bound.
     """
     race = race or Racing()
-    tune, _, _ = _tables(model, race, "tune", n_tune, folder)
-    found = race.calibrate(tune)
-    test, labels, photos = _tables(model, race, "test", n_test, folder)
+    data, bank = open_task(TASK, model, "tune", n_tune, folder)
+    found = race.calibrate(complete_tables(bank, data, race, "tune"))
+    data, bank = open_task(TASK, model, "test", n_test, folder)
+    test = complete_tables(bank, data, race, "test")
     checked = found.racing.check(test)
-    raced = np.array([list(found.racing.rounds(table))[-1].best for table in test]) == labels
-    full = test.mean(axis=2, dtype=np.float64).argmin(axis=1) == labels
-    difference = non_inferior(raced, full, photos)
+    raced = np.array([list(found.racing.rounds(table))[-1].best for table in test]) == data.labels
+    full = test.mean(axis=2, dtype=np.float64).argmin(axis=1) == data.labels
+    difference = non_inferior(raced, full, data.groups)
     return {
         "fingerprint": model.fingerprint,
         "trials": race.trials,

@@ -22,10 +22,11 @@ from diffclf.hierarchy import Hierarchical
 from diffclf.images import load_images, to_pixels
 from diffclf.mini.world import COLOURS, ITEMS, caption_single
 from diffclf.models.protocol import DiffusionModel
+from diffclf.progress import progress
 from diffclf.pruning import Staged
 from diffclf.racing import Racing
 
-__all__ = ["TASKS", "Task", "nearest_mean_scorer", "open_task"]
+__all__ = ["TASKS", "Task", "complete_tables", "nearest_mean_scorer", "open_task"]
 
 N_TRIALS = 500
 
@@ -82,6 +83,30 @@ def open_task(task: Task, model: DiffusionModel, split: str, n_images: int, fold
         prompts += Hierarchical(task.tree).nodes()
     timesteps = Racing(trials=N_TRIALS).timesteps(len(model.alphas_cumprod))
     return data, ErrorBank(folder, model, prompts, timesteps, losses=("l2",))
+
+
+def complete_tables(bank: ErrorBank, data: ImageSet, race: Racing, desc: str = "") -> np.ndarray:
+    """Return the errors of every prompt on every trial of a race, computing what is missing.
+
+    Args:
+        bank: of a task.
+        data: its images.
+        race: whose trials.
+        desc: words before the progress bar.
+
+    Returns:
+        (n_images, n_prompts, n_trials).
+
+    Raises:
+        ValueError: the race's trials are not the first ones of the list.
+    """
+    wanted = race.timesteps(len(bank.model.alphas_cumprod))
+    if not np.array_equal(wanted, bank.timesteps[: len(wanted)]):
+        raise ValueError(f"race must take one noise at each of the list's first timesteps, got {race}")
+    mask = np.broadcast_to(np.arange(len(bank.timesteps)) < len(wanted), (len(bank.prompts), len(bank.timesteps)))
+    with progress(total=len(data), desc=desc, unit="image") as bar:
+        bank.fill(data.images, mask, progress=lambda done, total: bar.update(1))
+    return bank.errors(data.images)[:, :, : len(wanted)]
 
 
 def nearest_mean_scorer(

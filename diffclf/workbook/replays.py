@@ -28,6 +28,7 @@ __all__ = [
     "fitted",
     "last_stages",
     "replay_images",
+    "schedule_label",
     "schedules",
     "stage_timesteps",
     "uses_trials_of",
@@ -57,6 +58,11 @@ def fitted(entries: Sequence[Mapping[str, Sequence[int]]], n_trials: int) -> lis
     return made
 
 
+def schedule_label(schedule: Staged) -> str:
+    """Return a schedule in words: 10/100 keep 5 1."""
+    return f"{'/'.join(map(str, schedule.trials))} keep {' '.join(map(str, schedule.keep))}"
+
+
 def schedules(entries: Sequence[Mapping[str, Sequence[int]]], n_prompts: int) -> dict[str, Staged]:
     """Return label -> strategy for schedules as a profile lists them, on both grids where these differ in cost.
 
@@ -67,8 +73,8 @@ def schedules(entries: Sequence[Mapping[str, Sequence[int]]], n_prompts: int) ->
     made: dict[str, Staged] = {}
     for entry in entries:
         trials, keep = tuple(entry["trials"]), tuple(entry["keep"])
-        label = f"{'/'.join(map(str, trials))} keep {' '.join(map(str, keep))}"
         official, nested = (Staged(trials=trials, keep=keep, grid=grid) for grid in ("official", "nested"))
+        label = schedule_label(official)
         made[label] = official
         if nested.evaluations(n_prompts) != official.evaluations(n_prompts):
             made[f"{label}, nested"] = nested

@@ -10,7 +10,6 @@ then scored once on *test* images.
 
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +20,17 @@ from diffclf import stats
 from diffclf.bank import ErrorBank
 from diffclf.datasets.imageset import ImageSet
 from diffclf.errortable import prompt_scores
-from diffclf.hierarchy import Hierarchical
+from diffclf.hierarchy import Hierarchical, Tree
 from diffclf.images import load_images, to_pixels
 from diffclf.mini.harness import TASKS, Task, nearest_mean_scorer, open_task
 from diffclf.models.protocol import DiffusionModel
 from diffclf.paths import data_dir
+from diffclf.progress import progress
 from diffclf.pruning import Pruning, Staged
 from diffclf.racing import Racing, calibrated
 from diffclf.shortlist import Among, Shortlist
-from diffclf.workbook import replays
+from diffclf.workbook import hits, replays
+from diffclf.workbook.results import write_json
 from diffclf.workbook.tried import try_all
 
 if TYPE_CHECKING:
@@ -129,12 +130,12 @@ def best_fixed(
 
 def _auroc(values: np.ndarray, positive: np.ndarray) -> float | None:
     """Return the probability that a positive's value exceeds a negative's, ties counting half; None without both."""
-    from scipy.stats import rankdata
+    from scipy.stats import mannwhitneyu
 
-    n = int(positive.sum())
-    if n in (0, len(positive)):
+    above, below = values[positive], values[~positive]
+    if not len(above) or not len(below):
         return None
-    return float((rankdata(values)[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n)))
+    return float(mannwhitneyu(above, below).statistic / (len(above) * len(below)))
 
 
 def _estimate(estimate: stats.Estimate) -> dict[str, float]:
@@ -142,10 +143,10 @@ def _estimate(estimate: stats.Estimate) -> dict[str, float]:
 
 
 class _Runs:
-    """Strategies on the test images of one task."""
+    """Strategies on some images of one task."""
 
-    def __init__(self, task: Task, bank: ErrorBank, data: ImageSet) -> None:
-        self.task, self.bank, self.data = task, bank, data
+    def __init__(self, bank: ErrorBank, data: ImageSet) -> None:
+        self.bank, self.data = bank, data
         self.n_classes = len(data.classnames)
         self.right: dict[str, np.ndarray] = {}
         self.spent: dict[str, np.ndarray] = {}
@@ -157,14 +158,14 @@ class _Runs:
         if isinstance(strategy, Shortlist):
             pixels = [to_pixels(image, self.bank.model.image_size) for image in load_images(self.data.images)]
             each = [strategy.for_image(image, self.n_classes) for image in pixels]
-        elif hasattr(strategy, "children"):
+        elif isinstance(strategy, Tree):
             each = [strategy] * len(self.data)
         else:
             each = [Among(leaves, strategy)] * len(self.data)
-        tables = replays.fill_each(each, self.bank, self.data.images)
-        decided = np.array([prompt_scores(table[: self.n_classes]).argmax() for table in tables])
+        with progress(desc=name, unit="image") as bar:
+            tables = replays.fill_each(each, self.bank, self.data.images, progress=lambda *done: bar.update(1))
         self.tables[name] = tables
-        self.right[name] = decided == self.data.labels
+        self.right[name] = replays.decisions(tables[:, : self.n_classes]) == self.data.labels
         self.spent[name] = replays.evaluations(tables)
 
     def summary(self, reference: str) -> dict[str, Any]:
@@ -200,6 +201,16 @@ def _remaining(race: Racing, tables: np.ndarray) -> dict[str, list[float]]:
     return {"trials": looks, "rivals_left": (left / len(tables) / (tables.shape[1] - 1)).tolist()}
 
 
+def _exhaustive(errors: np.ndarray, data: ImageSet) -> list[dict[str, float]]:
+    """Return the accuracy of every class on n trials, as far as the strategies have had all of these computed."""
+    unknown = np.isnan(errors).any(axis=(0, 1))
+    n_known = int(unknown.argmax()) if unknown.any() else len(unknown)
+    budgets = [n for n in (1, 2, *LADDER) if n <= n_known]
+    found = hits.accuracy(hits.prefix_hits(errors[:, :, :n_known], data.labels, budgets), data.groups)
+    rows = zip(budgets, found, strict=True)
+    return [{"evaluations": n * errors.shape[1], **_estimate(estimate)} for n, estimate in rows]
+
+
 def study_task(
     task: Task,
     model: DiffusionModel,
@@ -226,13 +237,17 @@ def study_task(
     """
     race = calibrated(Racing(), model)
     data, bank = open_task(task, model, "tune", n_tune or task.n_tune, folder)
-    tune = _Runs(task, bank, data)
+    tune = _Runs(bank, data)
     tune.run("reference", task.reference)
     fixed, chosen = best_fixed(task, bank, data, tune.right["reference"], margin)
-    chosen |= {"schedule": _label(fixed), "images": len(data), "reference": _label(task.reference)}
+    chosen |= {
+        "schedule": replays.schedule_label(fixed),
+        "images": len(data),
+        "reference": replays.schedule_label(task.reference),
+    }
 
     data, bank = open_task(task, model, "test", n_test, folder)
-    runs = _Runs(task, bank, data)
+    runs = _Runs(bank, data)
     runs.run("paper's schedule", task.schedule)
     runs.run("best fixed schedule", fixed)
     runs.run("race", race)
@@ -243,30 +258,19 @@ def study_task(
         tree = Hierarchical(task.tree, then=race, race=race).bind(data.classnames)
         runs.run("label tree, race", tree)
     n_classes = runs.n_classes
-    known = bank.errors(data.images)[:, :n_classes]
-    exhaustive = []
-    for n in (1, 2, 4, *LADDER[1:]):
-        part = known[:, :, :n]
-        if not np.isnan(part).any():
-            right = part.mean(axis=2, dtype=np.float64).argmin(axis=1) == data.labels
-            exhaustive.append({"evaluations": n * n_classes, **_estimate(stats.mean(right, groups=data.groups))})
     tables = runs.tables["race"][:, :n_classes]
     return {
         "classes": n_classes,
         "images": len(data),
-        "paper's schedule": _label(task.schedule),
+        "paper's schedule": replays.schedule_label(task.schedule),
         "best fixed schedule": chosen,
         "race": repr(race),
         "shortlist": task.k,
         "strategies": runs.summary("paper's schedule"),
-        "exhaustive": exhaustive,
+        "exhaustive": _exhaustive(bank.errors(data.images)[:, :n_classes], data),
         "confidence": _confidence(tables, runs.right["race"], runs.spent["race"]),
         "remaining": _remaining(race, tables),
     }
-
-
-def _label(schedule: Staged) -> str:
-    return f"{'/'.join(map(str, schedule.trials))} keep {' '.join(map(str, schedule.keep))}"
 
 
 def write_study(model: DiffusionModel, folder: Path) -> None:
@@ -279,10 +283,7 @@ def write_study(model: DiffusionModel, folder: Path) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"model must be built in, so that its study has a place, got {model.name!r}")
     tasks = {name: study_task(task, model, folder) for name, task in TASKS.items()}
-    part = path.with_suffix(".part")
-    found = {"fingerprint": model.fingerprint, "tasks": tasks, "tried": try_all(model, folder)}
-    part.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(part, path)
+    write_json(path, {"fingerprint": model.fingerprint, "tasks": tasks, "tried": try_all(model, folder)})
 
 
 def read_study(model: DiffusionModel) -> Mapping[str, Any] | None:

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffclf.bank import ErrorBank
 from diffclf.datasets.imageset import ImageSet
 from diffclf.evaluator import Evaluator
 from diffclf.images import load_images, to_pixels
-from diffclf.mini.harness import TASKS, open_task
+from diffclf.mini.harness import TASKS, complete_tables, open_task
 from diffclf.models.protocol import DiffusionModel
 from diffclf.racing import Racing
 from diffclf.trials import Trials, image_key
@@ -104,7 +103,7 @@ def try_all(model: DiffusionModel, folder: Path) -> dict[str, Any]:
     """
     task = TASKS["mini-items"]
     data, bank = open_task(task, model, "tune", task.n_tune, folder)
-    tables = _complete(bank, data)
+    tables = complete_tables(bank, data, Racing(), "tried")
     few, _ = open_task(task, model, "tune", N_MIRRORED, folder)
     timesteps = Racing(trials=N_TIMESTEPS).timesteps(len(model.alphas_cumprod))
     return {
@@ -113,15 +112,6 @@ def try_all(model: DiffusionModel, folder: Path) -> dict[str, Any]:
         "weights": weighted_accuracies(tables, data.labels),
         "antithetic": {"correlation": antithetic_correlation(model, few, timesteps), "images": len(few)},
     }
-
-
-def _complete(bank: ErrorBank, data: ImageSet) -> np.ndarray:
-    """Return every class on every trial of a race."""
-    n = Racing().trials
-    bank.fill(
-        data.images, np.broadcast_to(np.arange(len(bank.timesteps)) < n, (len(bank.prompts), len(bank.timesteps)))
-    )
-    return bank.errors(data.images)[:, :, :n]
 
 
 def tried_table(tried: Mapping[str, Any]) -> "pd.DataFrame":
