@@ -9,7 +9,7 @@ import torch
 from tiny import save_tiny_sd
 
 from diffclf import DiffusionClassifier, Racing, Staged, load_model
-from diffclf.bench import measure_overhead, measure_task, measure_throughput
+from diffclf.bench import _study_lines, measure_overhead, measure_task, measure_throughput
 from diffclf.cli import main
 from diffclf.datasets import load_dataset
 from diffclf.images import load_images, to_pixels
@@ -84,3 +84,21 @@ def test_the_command_prints_lines_or_json(path, capsys):
     assert "evaluator over bare forward passes" in capsys.readouterr().out
     main(["bench", "--model", str(path), "--only-overhead", "--pairs", "1", "--batch-size", "4", "--json"])
     assert json.loads(capsys.readouterr().out)["overhead"]["batch_size"] == 4
+
+
+def test_a_full_study_is_of_a_built_in_model_and_refused_before_anything_is_timed(path, capsys):
+    for arguments in (["--model", str(path)], ["--only-overhead"]):
+        assert main(["bench", "--full", *arguments]) == 2
+        assert "full is for a built-in model and all measurements, got" in capsys.readouterr().err
+
+
+def test_the_study_is_printed_as_it_is_stored(capsys):
+    def row(evaluations, accuracy, difference, low):
+        parts = {"accuracy": accuracy, "evaluations": evaluations, "difference": difference}
+        return {key: {"value": value, "low": low, "high": 1} for key, value in parts.items()}
+
+    study = {"images": 9, "race": "Racing()", "strategies": {}}
+    study["strategies"] = {"paper's schedule": row(100, 0.9, 0, 0), "race": row(25, 0.8, -0.1, -0.15)}
+    *_, schedule, race = _study_lines(study)
+    assert schedule.split() == "paper's schedule 100 evaluations, 90.0% right".split()
+    assert "4.0 times fewer, -10.0 points (one-sided 95%: at least -15.0)" in race

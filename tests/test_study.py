@@ -9,7 +9,7 @@ from tiny import save_tiny_sd
 from diffclf import Racing, Staged, load_model
 from diffclf.mini.harness import TASKS, Task, nearest_mean_scorer, open_task
 from diffclf.pruning import replay
-from diffclf.workbook.study import STUDY, _auroc, best_fixed, fixed_schedules, staged_winners, study_task
+from diffclf.workbook.study import STUDY, _auroc, best_fixed, fixed_schedules, staged_winners, study_table, study_task
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +106,13 @@ def test_the_shipped_study_is_of_the_shipped_weights():
         assert TASKS[name].schedule.evaluations(task["classes"]) == round(
             task["strategies"]["paper's schedule"]["evaluations"]["value"]
         )
+
+
+def test_the_table_says_what_is_shown_by_the_lower_bound():
+    def row(evaluations, low):
+        return {key: {"value": evaluations, "low": low, "high": 1} for key in ("accuracy", "evaluations", "difference")}
+
+    task = {"strategies": {"paper's schedule": row(100, 0), "a": row(50, -0.019), "b": row(20, -0.021)}}
+    table = study_table(task)
+    assert table["not worse by 2 points"].tolist() == ["", "shown", "not shown"]
+    assert table["times fewer"].tolist() == [1, 2, 5] and table.loc["a", "difference (points)"].level == 0.9
