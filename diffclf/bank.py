@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +39,15 @@ def _versions() -> dict[str, str]:
     return {**packages, "python": platform.python_version()}
 
 
+class _Todo(NamedTuple):
+    """An image that misses entries: its place among those asked for, pixels, errors so far, prompts and trials."""
+
+    number: int
+    pixels: torch.Tensor
+    table: np.ndarray
+    missing: np.ndarray
+
+
 class ErrorBank:
     """Errors of many images under the same prompts and trials.
 
@@ -50,6 +59,7 @@ class ErrorBank:
         seed: seed of the noise.
         losses: which errors to keep.
         batch_size: denoiser evaluations per forward pass; None chooses.
+        noises: (n_trials,) numbers of the trials' noises (`diffclf.trials.Trials`); None: each its own.
 
     Attributes:
         path: the bank's own folder.
@@ -69,6 +79,7 @@ class ErrorBank:
         seed: int = 0,
         losses: Sequence[str] = ("l2", "l1", "huber"),
         batch_size: int | None = None,
+        noises: Sequence[int] | np.ndarray | None = None,
     ) -> None:
         import zarr
         from filelock import FileLock
@@ -77,6 +88,7 @@ class ErrorBank:
         self.prompts = [prompt if isinstance(prompt, str) else int(prompt) for prompt in prompts]
         self.timesteps = np.asarray(timesteps, dtype=np.int64)
         self.seed = int(seed)
+        self.noises = None if noises is None else np.asarray(noises, dtype=np.int64)
         n_timesteps = len(model.alphas_cumprod)
         if not len(self.timesteps) or self.timesteps.min() < 0 or self.timesteps.max() >= n_timesteps:
             raise ValueError(f"timesteps must be one or more of 0..{n_timesteps - 1}, got {timesteps!r:.80}")
@@ -92,6 +104,7 @@ class ErrorBank:
             "timesteps": self.timesteps.tolist(),
             "seed": self.seed,
             "losses": list(self.losses),
+            **({} if self.noises is None else {"noises": self.noises.tolist()}),
         }
         name = hashlib.blake2b(json.dumps(self.identity).encode(), digest_size=8).hexdigest()
         self.path = Path(folder) / name
@@ -162,7 +175,7 @@ class ErrorBank:
         enough = BATCHES_AT_ONCE * self._evaluator.batch_size
         with self._lock:
             rows, done = self._rows(), 0
-            todo: dict[int, tuple[torch.Tensor, np.ndarray, np.ndarray]] = {}
+            todo: dict[int, _Todo] = {}
             for number, image in enumerate(images, 1):
                 pixels = to_pixels(image, self.model.image_size)
                 key = image_key(pixels)
@@ -172,8 +185,8 @@ class ErrorBank:
                 table = self._group["errors"][rows[key]] if key in rows else np.full(self._shape, np.nan, np.float32)
                 missing = np.argwhere(wanted[number - 1] & np.isnan(table[..., 0]))
                 if len(missing):
-                    todo[key] = pixels, table, missing
-                n_todo = sum(len(missing) for _, _, missing in todo.values())
+                    todo[key] = _Todo(number - 1, pixels, table, missing)
+                n_todo = sum(len(image.missing) for image in todo.values())
                 if n_todo >= enough or len(todo) == IMAGES_AT_ONCE or number == len(images):
                     self._fill(todo, rows)
                     todo = {}
@@ -186,20 +199,20 @@ class ErrorBank:
     def _shape(self) -> tuple[int, int, int]:
         return len(self.prompts), len(self.timesteps), len(self.losses)
 
-    def _fill(self, todo: dict[int, tuple[torch.Tensor, np.ndarray, np.ndarray]], rows: dict[int, int]) -> None:
-        """Compute what some images miss, in batches that they share: key -> pixels, errors so far, missing entries."""
+    def _fill(self, todo: dict[int, "_Todo"], rows: dict[int, int]) -> None:
+        """Compute what some images miss, in batches that they share."""
         if not todo:
             return
         if self._cond is None:
             self._cond = self.model.encode_prompts(self.prompts)
-        x0 = self.model.encode_images(torch.stack([pixels for pixels, _, _ in todo.values()]))
-        trials = [Trials(self.timesteps, self.seed, key, x0.shape[1:]) for key in todo]
-        entries = [missing for _, _, missing in todo.values()]
-        triples = np.concatenate([np.insert(missing, 0, i, axis=1) for i, missing in enumerate(entries)])
-        found = self._evaluator.errors(x0, self._cond, trials, triples)
-        for i, (key, (_, table, missing)) in enumerate(todo.items()):
-            table[missing[:, 0], missing[:, 1]] = found[triples[:, 0] == i]
-            self._store(key, table, rows)
+        x0 = self.model.encode_images(torch.stack([image.pixels for image in todo.values()]))
+        trials = [Trials(self.timesteps, self.seed, key, x0.shape[1:], self.noises) for key in todo]
+        triples = np.concatenate([np.insert(image.missing, 0, i, axis=1) for i, image in enumerate(todo.values())])
+        numbers = [image.number for image in todo.values()]
+        found = self._evaluator.errors(x0, self._cond, trials, triples, numbers=numbers)
+        for i, (key, image) in enumerate(todo.items()):
+            image.table[image.missing[:, 0], image.missing[:, 1]] = found[triples[:, 0] == i]
+            self._store(key, image.table, rows)
 
     def _store(self, key: int, table: np.ndarray, rows: dict[int, int]) -> None:
         errors, keys = self._group["errors"], self._group["image"]

@@ -6,7 +6,7 @@ ratios pair by pair are reported, with the least and the largest.
     overhead       the evaluator over the bare forward passes of the network on the same batches
     throughput     evaluations per second: Algorithm 2 written down plainly, the evaluator, the evaluator compiled
     utilisation    floating-point operations per second over those of a large matrix product on this machine
-    tasks          seconds per image: the plain loop with the paper's schedule, and a race, many images in flight
+    tasks          seconds per image: the plain loop with the paper's schedule, and races, many images in flight
 
 Accuracies take hundreds of images and many minutes; they are read from the study that lies with the model's weights,
 and computed anew with --full (`diffclf.workbook.study`).
@@ -16,8 +16,9 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ from diffclf.classifier import DiffusionClassifier
 from diffclf.datasets import ImageSet, load_dataset
 from diffclf.evaluator import Evaluator
 from diffclf.images import load_images, to_pixels
-from diffclf.mini.harness import TASKS
+from diffclf.mini.harness import TASKS, races
 from diffclf.models import load_model
 from diffclf.models.loading import built_in_models
 from diffclf.models.protocol import DiffusionModel
 from diffclf.plainloop import plain_staged
-from diffclf.pruning import Staged
+from diffclf.pruning import Pruning, Staged
 from diffclf.racing import Racing, calibrated
 from diffclf.trials import Trials, image_key, uniform
 from diffclf.workbook.study import read_study, write_study
@@ -180,30 +181,29 @@ def measure_task(
     plain: DiffusionModel,
     data: ImageSet,
     schedule: Staged,
-    race: Racing,
+    strategies: Mapping[str, Pruning],
     *,
     n_rounds: int = 5,
     n_plain: int = 1,
 ) -> dict[str, Any]:
-    """Time the plain loop with a schedule against a race, seconds per image.
+    """Time the plain loop with a schedule against other strategies, seconds per image.
 
     Args:
-        model: runs the race; compiled or not.
+        model: runs the strategies; compiled or not.
         plain: runs the plain loop.
-        data: images; each round the plain loop takes the next n_plain of them, the race all.
+        data: images; each round the plain loop takes the next n_plain of them, every strategy all.
         schedule: of the plain loop.
-        race: the race.
+        strategies: by name.
         n_rounds: interleaved rounds.
         n_plain: images per round of the plain loop.
 
     Returns:
-        Median seconds and mean evaluations per image of both, and the ratios round by round.
+        Median seconds and mean evaluations per image of all, and the ratios to the plain loop, round by round.
     """
     texts = list(data.prompts.values())
     cond = plain.encode_prompts(texts)
     timesteps = schedule.timesteps(len(plain.alphas_cumprod))
-    classifier = DiffusionClassifier(model, data.prompts, pruning=race)
-    spent: list[float] = []
+    spent = {"plain loop": float(schedule.evaluations(len(texts)))}
     turn = iter(range(10**9))
 
     def plainly() -> None:
@@ -211,18 +211,22 @@ def measure_task(
             image = load_images([data.images[next(turn) % len(data)]])[0]
             pixels = to_pixels(image, plain.image_size)
             x0 = plain.encode_images(pixels[None])
-            trials = Trials(timesteps, 0, image_key(pixels), plain.latent_shape)
+            trials = Trials(timesteps, 0, image_key(pixels), plain.latent_shape, schedule.noises())
             plain_staged(plain.network, plain.alphas_cumprod, x0, cond, trials, schedule)
 
-    def racing() -> None:
-        spent[:] = [table.n_evaluations for table in classifier.error_tables(data.images)]
+    def classify(name: str, classifier: DiffusionClassifier) -> None:
+        spent[name] = float(np.mean([table.n_evaluations for table in classifier.error_tables(data.images)]))
 
-    seconds = _in_turn([plainly, racing], n_rounds, model.device) / [n_plain, len(data)]
+    acts = [plainly]
+    for name, strategy in strategies.items():
+        acts.append(partial(classify, name, DiffusionClassifier(model, data.prompts, pruning=strategy)))
+    seconds = _in_turn(acts, n_rounds, model.device) / [n_plain, *[len(data)] * len(strategies)]
+    own = dict(zip(["plain loop", *strategies], seconds.T, strict=True))
     return {
-        "seconds_per_image": {"plain loop": float(np.median(seconds[:, 0])), "race": float(np.median(seconds[:, 1]))},
-        "evaluations_per_image": {"plain loop": schedule.evaluations(len(texts)), "race": float(np.mean(spent))},
-        "times_fewer_seconds": _spread(seconds[:, 0] / seconds[:, 1]),
-        "times_fewer_evaluations": schedule.evaluations(len(texts)) / float(np.mean(spent)),
+        "seconds_per_image": {name: float(np.median(clock)) for name, clock in own.items()},
+        "evaluations_per_image": spent,
+        "times_fewer_seconds": {name: _spread(own["plain loop"] / own[name]) for name in strategies},
+        "times_fewer_evaluations": {name: spent["plain loop"] / spent[name] for name in strategies},
         "images": len(data),
         "rounds": n_rounds,
     }
@@ -244,11 +248,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs", type=int, default=11, help="interleaved pairs for the overhead (default %(default)s)"
     )
-    parser.add_argument("--images", type=int, default=32, help="test images a race is timed on (default %(default)s)")
+    parser.add_argument("--images", type=int, default=16, help="test images a race is timed on (default %(default)s)")
     parser.add_argument("--only-overhead", action="store_true", help="the evaluator over the bare network, no more")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled network out: a minute less")
     parser.add_argument(
-        "--full", action="store_true", help="compute the accuracies anew, on 500 test images a task: hours"
+        "--full", action="store_true", help="compute the accuracies anew, on 500 or 1000 test images a task: hours"
     )
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="error banks of --full; it resumes there")
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -268,10 +272,10 @@ def run(args: argparse.Namespace) -> int:
         plain = _plain_unet(args.model, args.device)
         if args.full:
             write_study(fast, args.work)
-        study = read_study(fast)
+        study, race = read_study(fast), calibrated(Racing(), fast)
         for name, task in TASKS.items():
             data, schedule = load_dataset(name, n_images=args.images), replace(task.schedule, grid="official")
-            timed = measure_task(fast, plain, data, schedule, calibrated(Racing(), fast), n_rounds=args.rounds)
+            timed = measure_task(fast, plain, data, schedule, races(task, race), n_rounds=args.rounds)
             result.setdefault("tasks", {})[name] = timed | ({"study": study["tasks"][name]} if study else {})
     result["peak_memory_gb"] = _peak_memory(model.device)
     print(json.dumps(result, indent=1) if args.json else "\n".join([where, *_lines(result)]))
@@ -319,10 +323,14 @@ def _lines(result: dict[str, Any]) -> list[str]:
         evaluations, seconds = task["evaluations_per_image"], task["seconds_per_image"]
         lines += [
             "",
-            f"{name}: plain loop, official schedule {evaluations['plain loop']:.0f} evaluations, "
-            f"{seconds['plain loop']:.2f} s an image; race {evaluations['race']:.0f}, {seconds['race']:.3f} s",
-            f"{name}: {task['times_fewer_evaluations']:.1f} times fewer evaluations, "
-            f"{spread(task['times_fewer_seconds'], '.1f')} times fewer seconds",
+            f"{name}, {task['images']} test images, {task['rounds']} rounds:",
+            f"  plain loop, official schedule: {evaluations['plain loop']:.0f} evaluations, "
+            f"{seconds['plain loop']:.2f} s an image",
+        ]
+        lines += [
+            f"  {search}: {evaluations[search]:.0f} evaluations, {seconds[search]:.3f} s; {fewer:.1f} times fewer "
+            f"evaluations, {spread(task['times_fewer_seconds'][search], '.1f')} times fewer seconds"
+            for search, fewer in task["times_fewer_evaluations"].items()
         ]
         lines += _study_lines(task["study"]) if "study" in task else []
     return [*lines, f"peak memory {result['peak_memory_gb']:.2f} GB"]

@@ -241,7 +241,7 @@ class DiffusionClassifier:
         return self._race(images[0])
 
     def _race(self, image: object) -> Iterator[Round]:
-        runner = self._start([image])[0]
+        runner = self._start([image], 0)[0]
         shown = 0
         while runner.wanted is not None:
             self._evaluate([runner])
@@ -252,14 +252,16 @@ class DiffusionClassifier:
     def _stream(self, images: list) -> Iterator[ErrorTable]:
         waiting, flying = iter(images), deque()
         enough = BATCHES_IN_FLIGHT * self._evaluator.batch_size
+        n_started = 0
         n_first = 0  # entries that an image wants at first, known once there was one
         with progress(total=len(images), desc="images", unit="image", enabled=self.progress) as bar:
             while True:
                 while (missing := enough - sum(runner.n_wanted for runner in flying)) > 0:
                     n_joining = min(IMAGES_AT_ONCE, -(-missing // n_first)) if n_first else 1
-                    joining = self._start(list(islice(waiting, n_joining)))
+                    joining = self._start(list(islice(waiting, n_joining)), n_started)
                     if not joining:
                         break
+                    n_started += len(joining)
                     n_first = joining[0].n_wanted
                     flying.extend(joining)
                 if not flying:
@@ -269,21 +271,22 @@ class DiffusionClassifier:
                     yield self._table(flying.popleft())
                     bar.update(1)
 
-    def _start(self, images: list) -> list["_Runner"]:
-        """Return the images, preprocessed and encoded together, at the start of their search."""
+    def _start(self, images: list, first: int) -> list["_Runner"]:
+        """Return the images, numbered from `first`, preprocessed and encoded together, at the start of their search."""
         if not images:
             return []
         pixels = [to_pixels(image, self.model.image_size) for image in images]
         shape = (len(self._evaluator.losses), len(self._cond), len(self._timesteps))
         deciding = self._evaluator.losses.index(self.loss)
         runners = []
-        for x0, image in zip(self.model.encode_images(torch.stack(pixels)), pixels, strict=True):
+        latents = self.model.encode_images(torch.stack(pixels))
+        for number, (x0, image) in enumerate(zip(latents, pixels, strict=True), first):
             key, strategy = image_key(image), self._search
             if isinstance(strategy, Shortlist):
                 strategy = strategy.for_image(image, len(self.prompts))
             errors = np.full(shape, np.nan, dtype=np.float32)
-            trials = Trials(self._timesteps, self.seed, key, x0.shape)
-            runners.append(_Runner(x0, trials, errors, errors[deciding], strategy))
+            trials = Trials(self._timesteps, self.seed, key, x0.shape, self.pruning.noises())
+            runners.append(_Runner(number, x0, trials, errors, errors[deciding], strategy))
         return runners
 
     def _evaluate(self, runners: list["_Runner"], whole_batches: bool = False) -> None:
@@ -301,7 +304,8 @@ class DiffusionClassifier:
         if whole_batches:
             triples = triples[: len(triples) // batch_size * batch_size]
         x0 = torch.stack([runner.x0 for runner in runners])
-        found = self._evaluator.errors(x0, self._cond, [runner.trials for runner in runners], triples)
+        trials, numbers = [runner.trials for runner in runners], [runner.number for runner in runners]
+        found = self._evaluator.errors(x0, self._cond, trials, triples, numbers=numbers)
         for i, runner in enumerate(runners):
             own = triples[:, 0] == i
             runner.errors[:, triples[own, 1], triples[own, 2]] = found[own].T
@@ -326,6 +330,7 @@ class DiffusionClassifier:
 class _Runner:
     """One image on its way: what is known of it, and what its strategy wants next (None: nothing more)."""
 
+    number: int
     x0: torch.Tensor
     trials: Trials
     errors: np.ndarray

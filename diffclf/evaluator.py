@@ -89,6 +89,7 @@ class Evaluator:
         trials: Sequence[Trials],
         triples: np.ndarray,
         progress: Callable[[int], object] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> np.ndarray:
         """Return the errors of the triples.
 
@@ -98,6 +99,7 @@ class Evaluator:
             trials: the trials of each image.
             triples: (m, 3) integers: image, prompt, trial.
             progress: called with the number of evaluations after each batch.
+            numbers: (n_images,) what messages call the images; None: their places here.
 
         Returns:
             (m, n_losses) float32, on the CPU.
@@ -132,8 +134,9 @@ class Evaluator:
             errors[order] = torch.cat(parts).cpu().numpy()
         if not np.isfinite(errors).all():
             image, prompt, trial = triples[np.flatnonzero(~np.isfinite(errors).all(axis=1))[0]]
+            name = image if numbers is None else numbers[image]
             raise NonFiniteError(
-                f"the model's errors must be finite, got NaN or infinity for image {image}, prompt {prompt}, "
+                f"the model's errors must be finite, got NaN or infinity for image {name}, prompt {prompt}, "
                 f"timestep {trials[image].timesteps[trial]}; try another dtype (float32)"
             )
         return errors

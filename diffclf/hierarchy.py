@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from diffclf.pruning import Pruning
+from diffclf.pruning import LeadsTo, Pruning, takes_trials_of
 from diffclf.racing import Racing
 
 __all__ = ["Hierarchical", "Tree"]
@@ -24,7 +24,7 @@ Branches = Mapping[str | int, "Branches | Sequence[str]"]
 
 
 @dataclass(frozen=True)
-class Tree:
+class Tree(LeadsTo):
     """The search along a label tree whose nodes are rows of the error table.
 
     Attributes:
@@ -40,10 +40,6 @@ class Tree:
     race: Racing
     level_trials: int
     then: Pruning
-
-    def timesteps(self, n_timesteps: int = 1000) -> np.ndarray:
-        """Return the timesteps of the trials that nodes and leaves share."""
-        return self.then.timesteps(n_timesteps)
 
     def next(self, errors: np.ndarray) -> np.ndarray | None:
         """Return the mask of entries to evaluate next, or None when done."""
@@ -105,7 +101,7 @@ class Tree:
 
 
 @dataclass(frozen=True)
-class Hierarchical:
+class Hierarchical(LeadsTo):
     """Search along a label tree; see the module's text.
 
     Attributes:
@@ -173,18 +169,13 @@ class Hierarchical:
                     raise ValueError(f"tree must have classes below every node, got none below {node!r}")
 
         add(self.tree)
-        mine, theirs = self.race.timesteps(), self.then.timesteps()
-        if len(mine) > len(theirs) or (mine != theirs[: len(mine)]).any():
+        if not takes_trials_of(self.race, self.then.timesteps(), self.then.noises()):
             raise ValueError(f"race must take the first trials of then, got {self.race} and {self.then}")
         return Tree(children, tuple(place[node] for node in self.tree), self.race, self.level_trials, self.then)
 
     def _leaves(self, branches: Branches) -> Iterator[str]:
         for below in branches.values():
             yield from self._leaves(below) if isinstance(below, Mapping) else below
-
-    def timesteps(self, n_timesteps: int = 1000) -> np.ndarray:
-        """Return the timesteps of the trials that nodes and classes share."""
-        return self.then.timesteps(n_timesteps)
 
     def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
         """Return the denoiser evaluations one image costs at most: nothing is dropped on the way."""

@@ -16,9 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
-from diffclf.trials import nested_positions, spread_order, uniform
+from diffclf.trials import antithetic_noises, nested_positions, spread_order, uniform
 
-__all__ = ["Exhaustive", "Pruning", "Staged", "replay"]
+__all__ = ["Exhaustive", "LeadsTo", "Pruning", "Staged", "replay", "takes_trials_of"]
 
 
 class Pruning(Protocol):
@@ -31,6 +31,9 @@ class Pruning(Protocol):
             ValueError: the strategy needs more timesteps than the model has.
         """
 
+    def noises(self) -> np.ndarray | None:
+        """Return (n_trials,) the number of each trial's noise (`diffclf.trials.Trials`), or None: each its own."""
+
     def next(self, errors: np.ndarray) -> np.ndarray | None:
         """Return the (n_prompts, n_trials) bool mask of entries to evaluate next, or None when done.
 
@@ -40,6 +43,20 @@ class Pruning(Protocol):
 
     def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
         """Return the denoiser evaluations one image costs (the most, where it depends on the image)."""
+
+
+class LeadsTo:
+    """A strategy that chooses prompts for another one has the trials of that one, `then`."""
+
+    then: Pruning
+
+    def timesteps(self, n_timesteps: int = 1000) -> np.ndarray:
+        """Return (n_trials,) the timestep of every trial."""
+        return self.then.timesteps(n_timesteps)
+
+    def noises(self) -> np.ndarray | None:
+        """Return (n_trials,) the number of each trial's noise, or None: each its own."""
+        return self.then.noises()
 
 
 @dataclass(frozen=True)
@@ -52,8 +69,8 @@ class Staged:
     (20, 10, 5, 1) on Food-101's 101 classes, 124,500 instead of 100,000 on ImageNet's. "nested" takes each stage as a
     prefix of one evenly spread order, so that nothing is evaluated beyond Algorithm 2's own count. These two cost the
     same for two stages, since the last one always takes the whole grid, and wherever each number of trials is an odd
-    multiple of the one before. "random" is nested, too, on the stratified random timesteps that a race takes, for
-    comparisons on the same trials.
+    multiple of the one before. "random" is nested, too, on the stratified random timesteps and mirrored noises that a
+    race takes, for comparisons on the same trials.
 
     A mean is always over all trials a prompt has had, those of earlier stages included, as in the released code.
 
@@ -105,6 +122,12 @@ class Staged:
         step = n_timesteps // n
         grid = step // 2 + step * np.arange(n)
         return np.tile(grid[spread_order(n)], self.repeats)
+
+    def noises(self) -> np.ndarray | None:
+        """Return (max(trials) x repeats,) the number of each trial's noise, or None: each its own."""
+        if self.grid != "random":
+            return None
+        return antithetic_noises(self.trials[-1], self.repeats).T.ravel()
 
     def stages(self) -> list[np.ndarray]:
         """Return, for each stage, the indices of the trials it wants; an earlier stage may have had some of them."""
@@ -171,6 +194,9 @@ class Exhaustive:
             raise ValueError(f"trials must be at most the model's {n_timesteps} timesteps, got {self.n}")
         return np.tile(uniform(self.n, n_timesteps), self.repeats)
 
+    def noises(self) -> None:
+        """Return None: each trial has its own noise."""
+
     def next(self, errors: np.ndarray) -> np.ndarray | None:
         """Return the mask of all unknown entries, or None when there is none."""
         missing = np.isnan(errors)
@@ -179,6 +205,26 @@ class Exhaustive:
     def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
         """Return the denoiser evaluations one image costs."""
         return n_prompts * len(self.timesteps(n_timesteps))
+
+
+def takes_trials_of(
+    strategy: Pruning, timesteps: np.ndarray, noises: np.ndarray | None = None, n_timesteps: int = 1000
+) -> bool:
+    """Return whether a strategy's trials are the first ones of a list, so that errors on these can be its own.
+
+    Args:
+        strategy: the strategy.
+        timesteps: (n_trials,) of the list.
+        noises: (n_trials,) numbers of the list's noises; None: each its own.
+        n_timesteps: T.
+    """
+
+    def numbers(noises: np.ndarray | None, n: int) -> np.ndarray:
+        return np.arange(n) if noises is None else np.asarray(noises)
+
+    own, listed = strategy.timesteps(n_timesteps), np.asarray(timesteps)
+    same_noises = np.array_equal(numbers(strategy.noises(), len(own)), numbers(noises, len(listed))[: len(own)])
+    return same_noises and np.array_equal(own, listed[: len(own)])
 
 
 def replay(strategy: Pruning, errors: np.ndarray) -> np.ndarray:

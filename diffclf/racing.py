@@ -13,14 +13,18 @@ comes from the timestep is small, and a plain standard error would not know.
 The timesteps are those of `diffclf.trials.nested_positions`: every block of 8 trials has one in each eighth of the
 range, the first 16 one in each sixteenth, and so on, while each timestep by itself is uniform.
 
+The noise is antithetic: every second block takes the mirror images -eps of the noises of the block before it, at
+timesteps in the same eighths. Each is standard normal by itself, so the mean estimates the same as ever, but what is
+odd in eps cancels. From 16 trials on V is made of the means of a trial and its mirror image, two strata as one.
+
 Two thresholds z. `Racing(confidence=0.99)` takes Student's quantile for the error shared among rivals and looks
 (Bonferroni): with at least that probability the winner of the full evaluation is not dropped. It needs no data and
 is cautious. `Racing.calibrate` chooses z on error tables of other images.
 
-With n trials V rests on n / 2 pairs only, few at the first looks. A given z is therefore compared with moderated
-standard errors: each V is drawn towards the geometric mean of those of the rivals still in, as if that mean were worth
-4 pairs (Smyth 2004, whose empirical Bayes does so for genes). The rivals lend each other what all of them lack, and
-the calibration answers for the error. The cautious mode does without.
+V rests on few pairs at the first looks. A given z is therefore compared with moderated standard errors: each V is drawn
+towards the geometric mean of those of the rivals still in, as if that mean were worth 8 pairs (Smyth 2004, whose
+empirical Bayes does so for genes). The rivals lend each other what all of them lack, and the calibration answers for
+the error. The cautious mode does without.
 
 Sources: Paulson 1964 and Even-Dar et al. 2006 (successive elimination); Maron and Moore 1993 (races); Clark and Jaini
 2023, arXiv 2303.15233 (paired tests of a diffusion model's classes); Li et al. 2023, section 4.2 (its alternative).
@@ -36,12 +40,14 @@ from numpy.typing import NDArray
 from diffclf.models.protocol import DiffusionModel
 from diffclf.paths import data_dir
 from diffclf.stats import clopper_pearson
-from diffclf.trials import MAX_POSITIONS, nested_positions
+from diffclf.trials import BLOCK, MAX_POSITIONS, antithetic_noises, nested_positions
 
 __all__ = [
+    "CALIBRATED_FOR",
     "CALIBRATION",
     "Calibration",
     "Racing",
+    "THRESHOLDS",
     "Round",
     "calibrated",
     "collapsed_variance",
@@ -50,11 +56,13 @@ __all__ = [
 
 CALIBRATION = "racing.json"
 """File beside a built-in model's weights: the threshold that was calibrated for them."""
+CALIBRATED_FOR = ("trials", "repeats", "seed", "prior_pairs", "antithetic")
+"""What else determines a race: a threshold is calibrated for one choice of these."""
 
-BLOCK = 8
 LOOKS_PER_DOUBLING = 4
-PRIOR_PAIRS = 4  # what the variances of the other rivals are worth
+PRIOR_PAIRS = 8  # what the variances of the other rivals are worth
 THRESHOLDS = tuple(np.round(np.arange(5, 0.95, -0.1), 1).tolist())
+"""What a calibration tries, from the most cautious on."""
 
 
 def collapsed_variance(values: NDArray) -> NDArray[np.float64]:
@@ -138,15 +146,17 @@ class Racing:
         repeats: noises per timestep.
         seed: seed of the timesteps.
         prior_pairs: with a threshold, what the other rivals' variances are worth in pairs of strata; 0: nothing.
+        antithetic: whether every second block of 8 trials mirrors the noises of the block before it.
     """
 
-    trials: int = 100
+    trials: int = 128
     confidence: float = 0.99
     threshold: float | None = None
     budget: int | None = None
     repeats: int = 1
     seed: int = 0
     prior_pairs: float = PRIOR_PAIRS
+    antithetic: bool = True
 
     def __post_init__(self) -> None:
         for name in ("trials", "repeats", *(["budget"] if self.budget is not None else [])):
@@ -173,12 +183,17 @@ class Racing:
         once = (nested_positions(self.trials, self.seed) * n_timesteps).astype(np.int64)
         return np.repeat(once, self.repeats)
 
+    def noises(self) -> NDArray[np.int64] | None:
+        """Return (trials x repeats,) the number of each trial's noise, or None: each its own."""
+        return antithetic_noises(self.trials, self.repeats).ravel() if self.antithetic else None
+
     def looks(self) -> list[int]:
-        """Return the numbers of trials at which prompts may be dropped: whole blocks of 8, and all trials."""
+        """Return the numbers of trials at which prompts may be dropped: blocks of 8 with their mirrors, and all."""
         found, n = [], BLOCK
         while n < self.trials:
             found.append(n)
-            n += max(BLOCK, 2 ** (n.bit_length() - 1) // LOOKS_PER_DOUBLING)
+            block = 2 * BLOCK if self.antithetic and n > BLOCK else BLOCK
+            n += max(block, 2 ** (n.bit_length() - 1) // LOOKS_PER_DOUBLING)
         return [*found, self.trials]
 
     def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
@@ -216,10 +231,11 @@ class Racing:
             errors: (n_prompts, trials x repeats) prediction errors, NaN where unknown.
 
         Raises:
-            ValueError: the budget does not give every prompt a trial.
+            ValueError: the errors are not of the race's trials, or the budget does not give every prompt a trial.
         """
+        if errors.shape[1] != self.trials * self.repeats:
+            raise ValueError(f"errors must be of {self.trials * self.repeats} trials, got {errors.shape[1]}")
         self._check_budget(len(errors))
-        order = np.argsort(nested_positions(self.trials, self.seed), kind="stable")
         alive, had, spent = np.arange(len(errors)), 0, 0
         while True:
             n = self._target(had, len(alive), spent)
@@ -228,7 +244,7 @@ class Racing:
                 return
             spent += len(alive) * (n - had) * self.repeats
             values = known.reshape(len(alive), n, self.repeats).mean(axis=2, dtype=np.float64)
-            look = self._look(alive, values, order[order < n], len(errors))
+            look = self._look(alive, values, len(errors))
             alive, had = look.survivors, n
             finished = len(alive) == 1 or self._target(had, len(alive), spent) == had
             yield replace(look, n_evaluations=spent, finished=finished)
@@ -242,8 +258,8 @@ class Racing:
             n = min(n, had + (self.budget - spent) // (n_alive * self.repeats))
         return n
 
-    def _look(self, alive: NDArray, values: NDArray, order: NDArray, n_prompts: int) -> Round:
-        """Return the look at the errors (m, n) of the raced prompts; order sorts their trials by timestep."""
+    def _look(self, alive: NDArray, values: NDArray, n_prompts: int) -> Round:
+        """Return the look at the errors (m, n) of the raced prompts."""
         n = values.shape[1]
         means = values.mean(axis=1)
         best = int(means.argmin())
@@ -252,21 +268,38 @@ class Racing:
         if n == self.trials:
             margins[:] = 0
         elif n >= BLOCK:
-            variance = collapsed_variance((values - values[best])[:, order]) * (1 - n / self.trials)
+            variance, n_pairs = self._variance(values - values[best])
             if self.threshold is not None:
-                variance = moderated_variance(variance, n // 2, self.prior_pairs)
-            margins = self._quantile(n, n_prompts) * np.sqrt(variance)
+                variance = moderated_variance(variance, n_pairs, self.prior_pairs)
+            margins = self._quantile(n_pairs, n_prompts) * np.sqrt(variance)
         stays = differences <= margins
         return Round(n, alive, alive[stays], int(alive[best]), means, differences, margins, 0, False)
 
-    def _quantile(self, n: int, n_prompts: int) -> float:
-        """Return z for a look after n trials."""
+    def _variance(self, differences: NDArray) -> tuple[NDArray[np.float64], int]:
+        """Return the variances of the means of (m, n) differences about those of all trials, and the pairs behind each.
+
+        Of antithetic trials those without their mirror image, or of a block cut short, are left out: more trials make a
+        mean no worse. The first block alone is no part of the full mean, where its noises cancel; SE^2 is then V.
+        """
+        n = differences.shape[1]
+        positions, share = nested_positions(n, self.seed), n / self.trials
+        if self.antithetic:
+            n_pair = 2 if n >= 2 * BLOCK else 1
+            blocks = (-1, n_pair, BLOCK)
+            n -= n % (n_pair * BLOCK)
+            positions = positions[:n].reshape(blocks).mean(axis=1).ravel()
+            differences = differences[:, :n].reshape(len(differences), *blocks).mean(axis=2).reshape(-1, n // n_pair)
+            share = n / self.trials if n_pair == 2 else 0
+        return collapsed_variance(differences[:, np.argsort(positions)]) * (1 - share), differences.shape[1] // 2
+
+    def _quantile(self, n_pairs: int, n_prompts: int) -> float:
+        """Return z for a look whose variances rest on so many pairs."""
         if self.threshold is not None:
             return self.threshold
         from scipy.special import stdtrit
 
         n_tests = max(1, n_prompts - 1) * max(1, len(self.looks()) - 1)
-        return float(-stdtrit(n // 2, (1 - self.confidence) / n_tests))
+        return float(-stdtrit(n_pairs, (1 - self.confidence) / n_tests))
 
     def _check_budget(self, n_prompts: int) -> None:
         if self.budget is not None and self.budget < n_prompts * self.repeats:
@@ -371,8 +404,7 @@ def calibrated(race: Racing, model: DiffusionModel) -> Racing:
         stored = json.loads((data_dir() / "models" / model.name / CALIBRATION).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return race
-    made_for = tuple(stored[name] for name in ("trials", "repeats", "seed", "prior_pairs"))
-    if race.threshold is None and made_for == (race.trials, race.repeats, race.seed, race.prior_pairs):
-        if stored["fingerprint"] == model.fingerprint:
-            return replace(race, threshold=stored["threshold"])
+    same_race = all(stored.get(name) == getattr(race, name) for name in CALIBRATED_FOR)
+    if race.threshold is None and same_race and stored["fingerprint"] == model.fingerprint:
+        return replace(race, threshold=stored["threshold"])
     return race

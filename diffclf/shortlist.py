@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffclf.hierarchy import Tree
-from diffclf.pruning import Pruning
+from diffclf.pruning import LeadsTo, Pruning
 
 __all__ = ["Among", "Shortlist"]
 
 
 @dataclass(frozen=True)
-class Among:
+class Among(LeadsTo):
     """A strategy for some of the prompts; the others are never evaluated.
 
     Attributes:
@@ -31,10 +31,6 @@ class Among:
 
     prompts: tuple[int, ...]
     then: Pruning
-
-    def timesteps(self, n_timesteps: int = 1000) -> np.ndarray:
-        """Return the timesteps of the strategy's trials."""
-        return self.then.timesteps(n_timesteps)
 
     def next(self, errors: np.ndarray) -> np.ndarray | None:
         """Return the mask of entries to evaluate next, or None when done."""
@@ -58,7 +54,7 @@ class Among:
 
 
 @dataclass(frozen=True)
-class Shortlist:
+class Shortlist(LeadsTo):
     """Keep the k prompts with the highest scores and search among them.
 
     Attributes:
@@ -92,10 +88,6 @@ class Shortlist:
         best = np.argsort(-scores, kind="stable")[: self.k]
         kept = tuple(np.sort(best).tolist())
         return self.then.only(kept) if isinstance(self.then, Tree) else Among(kept, self.then)
-
-    def timesteps(self, n_timesteps: int = 1000) -> np.ndarray:
-        """Return the timesteps of the strategy's trials."""
-        return self.then.timesteps(n_timesteps)
 
     def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
         """Return the denoiser evaluations one image costs (at most), the scorer's own work not counted."""

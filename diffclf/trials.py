@@ -5,7 +5,8 @@ the *difference* between two prompts does (Li et al. 2023, section 3.3 and Figur
 
 The timesteps are evenly spaced (section 4.1) and come in van der Corput order, so that stopping early still leaves
 them spread over the whole range. The noise of trial i is a stream of its own, a counter-based generator keyed by
-(seed, image key) at counter i: it does not depend on what else is computed, in which order, or where.
+(seed, image key) at counter i: it does not depend on what else is computed, in which order, or where. Trials may name
+other noises, such as the mirror image of an earlier one (`antithetic_noises`).
 
 References:
     Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier", arXiv 2303.16203.
@@ -21,9 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 __all__ = [
+    "BLOCK",
     "MAX_POSITIONS",
     "STRATEGIES",
     "Trials",
+    "antithetic_noises",
     "even",
     "image_key",
     "label_to_index",
@@ -33,6 +36,8 @@ __all__ = [
     "uniform",
 ]
 
+BLOCK = 8
+"""Nested positions that stand together: one in each eighth of the range."""
 MAX_POSITIONS = 1024
 """How many nested positions a seed has: as fine as a thousand timesteps need, and a power of two."""
 
@@ -91,6 +96,27 @@ def nested_positions(n: int, seed: int = 0) -> NDArray[np.float64]:
         seed: seed of the flips and offsets.
     """
     return _positions(seed)[:n].copy()
+
+
+def antithetic_noises(n: int, repeats: int = 1) -> NDArray[np.int64]:
+    """Return numbers of noises as `Trials` takes them, every second block of 8 nested positions mirroring the first.
+
+    The two of a pair stand eight apart, their positions in the same eighth of the range. Each noise is standard normal
+    by itself, but what is odd in it cancels in their sum.
+
+    Args:
+        n: positions.
+        repeats: noises at each of them.
+
+    Returns:
+        (n, repeats).
+
+    Source: Hammersley and Morton 1956 (antithetic variates).
+    """
+    index = np.arange(n)
+    mirrored = (index // BLOCK % 2 == 1)[:, None]
+    numbers = (index[:, None] - BLOCK * mirrored) * repeats + np.arange(repeats)
+    return np.where(mirrored, ~numbers, numbers)
 
 
 @cache
@@ -164,16 +190,28 @@ class Trials:
         seed: seed of the noise.
         key: the image's key (`image_key`), or None for the same noise whatever the image.
         latent_shape: (C, H, W) of one latent.
+        noises: (n_trials,) number of each trial's noise, ~k for the mirror image -eps of noise k; None: 0, 1, 2, …
 
     Attributes:
         timesteps: (n_trials,) int64.
+
+    Raises:
+        ValueError: not as many noises as timesteps.
     """
 
     def __init__(
-        self, timesteps: Sequence[int] | np.ndarray, seed: int, key: int | None, latent_shape: Sequence[int]
+        self,
+        timesteps: Sequence[int] | np.ndarray,
+        seed: int,
+        key: int | None,
+        latent_shape: Sequence[int],
+        noises: Sequence[int] | np.ndarray | None = None,
     ) -> None:
         self.timesteps = np.asarray(timesteps, dtype=np.int64)
         self.latent_shape = tuple(int(n) for n in latent_shape)
+        self._noises = np.arange(len(self)) if noises is None else np.asarray(noises, dtype=np.int64)
+        if len(self._noises) != len(self):
+            raise ValueError(f"noises must be as many as the {len(self)} timesteps, got {len(self._noises)}")
         identity = f"{int(seed)}/{'any image' if key is None else int(key)}".encode()
         self._key = np.frombuffer(hashlib.blake2b(identity, digest_size=16).digest(), np.uint64)
 
@@ -190,7 +228,9 @@ class Trials:
         if indices.size and not (0 <= indices.min() and indices.max() < len(self)):
             raise IndexError(f"trial indices must lie in 0..{len(self) - 1}, got {indices.min()}..{indices.max()}")
         eps = np.empty((len(indices), *self.latent_shape), dtype=np.float32)
-        for row, index in zip(eps, indices, strict=True):
-            stream = np.random.Philox(key=self._key, counter=[0, 0, 0, index])
+        numbers = self._noises[indices]
+        for row, number in zip(eps, np.maximum(numbers, ~numbers), strict=True):
+            stream = np.random.Philox(key=self._key, counter=[0, 0, 0, number])
             np.random.Generator(stream).standard_normal(out=row, dtype=np.float32)
+        eps[numbers < 0] *= -1
         return torch.from_numpy(eps)

@@ -18,7 +18,8 @@ from tiny import save_tiny_dit, save_tiny_sd
 
 from diffclf import DiffusionClassifier, Exhaustive, Staged, load_model
 from diffclf.bank import ErrorBank
-from diffclf.images import to_pixels
+from diffclf.evaluator import NonFiniteError
+from diffclf.images import load_images, to_pixels
 from diffclf.pruning import replay
 from diffclf.trials import Trials, image_key, uniform
 
@@ -234,6 +235,8 @@ def test_a_bank_is_named_by_all_that_determines_its_numbers(sd, tmp_path):
         path(timesteps=uniform(9)),
         path(seed=1),
         path(losses=("l2",)),
+        path(noises=np.arange(10)[::-1]),
+        path(noises=[0, 1, 2, 3, 4, ~0, ~1, ~2, ~3, ~4]),
     ]
     assert len(set(different)) == len(different)
     same = load_model(tmp_path / "same")
@@ -318,3 +321,21 @@ def test_a_table_names_labels_and_classes_that_are_given(sd, arrays, tmp_path):
     best = table.groupby("classname").min()
     assert best.sizes == {"classname": 2, "image": 4, "trial": 2, "loss": 3}
     np.testing.assert_array_equal(best.sel(classname="bag"), table[:, 1:].min("prompt"))
+
+
+@pytest.mark.parametrize("broken", [0, 3])
+def test_an_error_that_is_not_finite_names_the_image_among_those_asked_for(sd, arrays, tmp_path, monkeypatch, broken):
+    bank = ErrorBank(tmp_path, sd, PROMPTS, TIMESTEPS)
+    bank.fill(arrays[1:3])  # so that fewer images than were asked for share the batch
+    encode = sd.encode_images
+    target = to_pixels(load_images(arrays[broken])[0], sd.image_size)
+
+    def spoil(pixels):
+        hit = (pixels == target).flatten(1).all(1)
+        return torch.where(hit.view(-1, 1, 1, 1), torch.nan, encode(pixels))
+
+    monkeypatch.setattr(sd, "encode_images", spoil)
+    with pytest.raises(NonFiniteError, match=f"for image {broken}, prompt 0, timestep"):
+        bank.fill(arrays)
+    with pytest.raises(NonFiniteError, match=f"for image {broken}, prompt 0, timestep"):
+        list(DiffusionClassifier(sd, {"a": "a bag", "b": "a coat"}, batch_size=4).error_tables(arrays))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import save_tiny_sd
 
-from diffclf import DiffusionClassifier, Racing, Staged, load_model
+from diffclf import DiffusionClassifier, Exhaustive, Racing, Staged, load_model
 from diffclf.bench import _study_lines, measure_overhead, measure_task, measure_throughput
 from diffclf.cli import main
 from diffclf.datasets import load_dataset
@@ -68,9 +68,14 @@ def test_throughput_and_tasks_report_what_they_ran(path):
     assert speed["gigaflops_of_an_evaluation"] > 0 and all(0 < value < 1 for value in speed["utilisation"].values())
     model, data = load_model(path), load_dataset("mini-items", n_images=2)
     schedule = Staged((2, 8), (5, 1))
-    task = measure_task(model, load_model(path), data, schedule, Racing(trials=8), n_rounds=1)
-    assert task["evaluations_per_image"] == {"plain loop": 50, "race": 80.0} and task["images"] == 2
-    assert task["times_fewer_evaluations"] == 50 / 80
+    task = measure_task(
+        model, load_model(path), data, schedule, {"eight": Racing(trials=8), "four": Exhaustive(4)}, n_rounds=1
+    )
+    assert task["evaluations_per_image"] == {"plain loop": 50, "eight": 80, "four": 40} and task["images"] == 2
+    assert task["times_fewer_evaluations"] == {"eight": 50 / 80, "four": 50 / 40}
+    assert set(task["times_fewer_seconds"]) == {"eight", "four"} and set(task["seconds_per_image"]) == set(
+        task["evaluations_per_image"]
+    )
 
 
 def test_the_schedules_are_the_papers():

@@ -72,12 +72,13 @@ def test_keep_counts_prompts(sd, arrays):
         np.testing.assert_array_equal(np.isnan(errors), np.isnan(table.errors), err_msg=loss)
 
 
-def test_the_default_is_a_race_over_one_hundred_trials(sd, arrays):
+def test_the_default_is_a_race_over_128_trials(sd, arrays):
     clf = DiffusionClassifier(sd, {"a": "a bag", "b": "a coat"})
-    assert clf.pruning == Racing(trials=100, confidence=0.99)
+    assert clf.pruning == Racing(trials=128, confidence=0.99)
     table = clf.errors(arrays[0])
     np.testing.assert_array_equal(table.timesteps, Racing().timesteps())
-    assert 16 <= table.n_evaluations <= 200 and table.loss == "l2"
+    np.testing.assert_array_equal(table.noise([8, 127]), -table.noise([0, 119]))
+    assert 16 <= table.n_evaluations <= 256 and table.loss == "l2"
 
 
 def test_pairs_of_prompt_and_class_name(sd, arrays):

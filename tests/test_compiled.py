@@ -8,6 +8,8 @@ import torch
 from test_evaluator import all_triples, images, trials_of
 from tiny import save_tiny_dit, save_tiny_sd
 
+from diffclf import DiffusionClassifier
+from diffclf.datasets import load_dataset
 from diffclf.evaluator import Evaluator
 from diffclf.models import load_model
 from diffclf.models.compiled import CompiledDenoiser
@@ -120,3 +122,25 @@ def test_compiled_errors_equal_the_others(path, tmp_path, kind):
     found = errors(model, 20)  # 48 triples: two full batches and one of eight, which stays as it is
     assert model.denoise.sizes == {20}
     np.testing.assert_allclose(found, errors(load_model(path), 20), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling on a CPU needs a C++ compiler")
+def test_compiled_predictions_are_the_others_but_for_near_ties(capsys):
+    """500 test images; a decision may differ only where the winner leads by less than the errors agree to."""
+    torch.compiler.reset()
+    data = load_dataset("mini-items", n_images=500)
+    plain, compiled = (
+        list(DiffusionClassifier(load_model("mini-sd", compile=c), data.prompts).error_tables(data.images))
+        for c in (False, True)
+    )
+    differing = 0
+    for a, b in zip(plain, compiled, strict=True):
+        both = ~np.isnan(a.errors) & ~np.isnan(b.errors)
+        np.testing.assert_allclose(a.errors[both], b.errors[both], rtol=1e-4)
+        if a.predicted != b.predicted:
+            differing += 1
+            first, second = np.sort(-a.scores())[:2]
+            assert second - first < 1e-4 * first
+    with capsys.disabled():
+        print(f"{differing} of {len(data)} decisions differ, all of them near ties")

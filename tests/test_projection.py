@@ -16,7 +16,7 @@ def test_by_hand():
 
 def test_a_measured_task_is_hardly_overestimated():
     rng, race = np.random.default_rng(0), Racing(threshold=2.0)
-    tables = rng.normal(0, 1, (40, 8, 100)) + rng.normal(0, 1, (40, 8, 1))
+    tables = rng.normal(0, 1, (40, 8, 128)) + rng.normal(0, 1, (40, 8, 1))
     left = _remaining(race, tables)
     spent = np.mean([list(race.rounds(table))[-1].n_evaluations for table in tables])
     # dearer only by the winner's own trials where several rivals are left on one image and none on another

@@ -6,9 +6,12 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
+from diffclf.hierarchy import Hierarchical
 from diffclf.paths import data_dir
-from diffclf.pruning import Exhaustive, Staged, replay
-from diffclf.trials import uniform
+from diffclf.pruning import Exhaustive, Staged, replay, takes_trials_of
+from diffclf.racing import Racing
+from diffclf.shortlist import Among, Shortlist
+from diffclf.trials import antithetic_noises, uniform
 
 TABLE_6 = json.loads((data_dir() / "paper" / "tables.json").read_text())["table6_schedules"]
 ROWS = {name: dict(zip(TABLE_6["columns"], row, strict=True)) | {"name": name} for name, row in TABLE_6["rows"].items()}
@@ -241,3 +244,31 @@ def test_strategies_are_values():
     assert repr(Staged(trials=11, keep=1)) == "Staged(trials=(11,), keep=(1,), grid='official', repeats=1)"
     with pytest.raises(FrozenInstanceError):
         Staged().repeats = 2
+
+
+# Which trials
+
+
+def test_which_lists_a_strategy_can_be_replayed_on():
+    stored = np.append(Exhaustive(100).timesteps(), [0, 500, 999])
+    assert takes_trials_of(Staged(trials=(10, 100), keep=(5, 1)), stored)
+    assert not takes_trials_of(Staged(trials=(10, 50), keep=(5, 1)), stored)
+    assert not takes_trials_of(Staged(trials=(50, 500), keep=(5, 1)), stored)
+    race = Racing(trials=40)
+    raced = Racing(trials=500).timesteps()
+    noises = Racing(trials=500).noises()
+    assert takes_trials_of(race, raced, noises) and not takes_trials_of(race, raced)
+    assert takes_trials_of(Staged((8, 40), (3, 1), "random"), raced, noises), "the race's own"
+    assert takes_trials_of(Racing(trials=40, antithetic=False), raced)
+    assert not takes_trials_of(Racing(trials=40, repeats=2), raced, noises)
+
+
+def test_strategies_that_lead_to_another_take_its_noises():
+    race = Racing(trials=16, repeats=2)
+    tree = Hierarchical({"a thing": ["x", "y"], "an animal": ["z"]}, then=race, race=race)
+    for strategy in (race, Among((0, 1), race), Shortlist(2, len, race), tree, tree.bind(["x", "y", "z"])):
+        assert strategy.noises().tolist() == [*range(16), *(~k for k in range(16))], "of eight timesteps, twice"
+    for strategy in (Exhaustive(), Staged(), Staged(grid="nested"), Racing(antithetic=False)):
+        assert strategy.noises() is None
+    staged = Staged((4, 16), (2, 1), "random", repeats=2)
+    assert staged.noises().tolist() == antithetic_noises(16, 2).T.ravel().tolist(), "all once, then all again"

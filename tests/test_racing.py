@@ -14,7 +14,7 @@ from diffclf.racing import CALIBRATION, calibrated, collapsed_variance, moderate
 from diffclf.trials import nested_positions
 
 
-def table(means, n_trials=100, sd=1.0, common=5.0, seed=0):
+def table(means, n_trials=128, sd=1.0, common=5.0, seed=0):
     """Errors with these means, noise of their own and a larger one that all prompts share."""
     rng = np.random.default_rng(seed)
     means = np.asarray(means, dtype=float)[:, None]
@@ -55,7 +55,7 @@ def test_timesteps_are_the_positions_and_repeats_stand_together():
 
 def test_moderated_variance_by_hand():
     # the geometric mean of 1 and 100 is 10, worth 4 pairs beside 12: (4 * 10 + 12 v) / 16
-    np.testing.assert_allclose(moderated_variance([1.0, 100.0], 12), [(40 + 12) / 16, (40 + 1200) / 16])
+    np.testing.assert_allclose(moderated_variance([1.0, 100.0], 12, 4), [(40 + 12) / 16, (40 + 1200) / 16])
     np.testing.assert_allclose(moderated_variance([0.0, 2.0, 2.0], 4), [0, 2, 2])  # the best one's own does not count
     assert moderated_variance(np.zeros(3), 4).tolist() == [0, 0, 0]
     values = np.random.default_rng(0).random(20)
@@ -79,12 +79,48 @@ def test_collapsed_variance_is_unbiased_for_independent_values_and_knows_about_s
     assert collapsed_variance(trend) < trend.var() / n / 4
 
 
+def antithetic(rng, n_trials, odd, even):
+    """Differences of one image: what eps and -eps do to them with opposite signs, and with equal ones."""
+    block = np.arange(n_trials) // 8
+    source = np.arange(n_trials) - 8 * (block % 2)
+    return odd * rng.normal(size=n_trials)[source] * (-1) ** block + even * rng.normal(size=n_trials)[source]
+
+
+def test_what_is_odd_in_the_noise_cancels_in_a_trial_and_its_mirror_image():
+    behind = 0.5 + antithetic(np.random.default_rng(1), 64, odd=5, even=0)
+    errors = np.stack([np.zeros(64), behind])
+    knows, does_not = (list(Racing(trials=64, threshold=5.0, antithetic=a).rounds(errors)) for a in (True, False))
+    for looks in (knows, does_not):
+        assert looks[0].n_trials == 8 and looks[0].survivors.tolist() == [0, 1], "without mirror images all is noise"
+    assert knows[1].n_trials == 16 and knows[1].survivors.tolist() == [0]
+    assert knows[1].margins.max() < 1e-9 and knows[1].differences[1] == pytest.approx(0.5)
+    assert does_not[1].survivors.tolist() == [0, 1], "who does not know that they are mirrored cannot see it"
+
+
+@pytest.mark.parametrize("n", [8, 16, 32, 48, 80, 112])
+def test_the_variance_is_that_of_the_mean_about_the_mean_of_all_trials(n):
+    rng = np.random.default_rng(n)
+    made = np.stack([antithetic(rng, 128, odd=2, even=1) for _ in range(20_000)])
+    found, n_pairs = Racing()._variance(made[:, :n])
+    true = (made[:, :n].mean(axis=1) - made.mean(axis=1)).var()
+    assert n_pairs == (4 if n == 8 else n // 4)
+    assert true * 0.95 < found.mean() < true * (1.1 if n == 8 else 1.05), "of single noises it is a little too large"
+
+
+@pytest.mark.parametrize(("n", "whole"), [(9, 8), (15, 8), (20, 16), (30, 16), (47, 32)])
+def test_trials_without_their_mirror_image_do_not_make_the_variance_too_small(n, whole):
+    made = np.stack([antithetic(np.random.default_rng(i), 128, odd=1, even=1) for i in range(10_000)])
+    found, _ = Racing()._variance(made[:, :n])
+    np.testing.assert_array_equal(found, Racing()._variance(made[:, :whole])[0])
+    assert found.mean() > 0.97 * (made[:, :n].mean(axis=1) - made.mean(axis=1)).var()
+
+
 # The race
 
 
 def test_a_race_by_hand():
     """After 8 of 32 trials only the third prompt is further from the best than z SE; the second one stays."""
-    race = Racing(trials=32, threshold=2.0)
+    race = Racing(trials=32, threshold=2.0, prior_pairs=4)
     order = np.argsort(nested_positions(32), kind="stable")
     errors = np.zeros((3, 32))
     errors[1, order] = np.tile([1.0, -0.8], 16)
@@ -93,7 +129,7 @@ def test_a_race_by_hand():
     look = next(race.rounds(errors))
     assert look.n_trials == 8 and look.raced.tolist() == [0, 1, 2] and look.n_evaluations == 24
     d = errors[:, among] - errors[look.best, among]
-    own = ((d[:, ::2] - d[:, 1::2]) ** 2).sum(axis=1) / 64 * (1 - 8 / 32)
+    own = ((d[:, ::2] - d[:, 1::2]) ** 2).sum(axis=1) / 64
     others = np.sqrt(own[1] * own[2])  # their geometric mean counts as four pairs, as many as each has itself
     for row in (1, 2):
         expected = 2 * np.sqrt((own[row] + others) / 2)
@@ -139,20 +175,21 @@ def test_nothing_is_dropped_before_eight_trials():
     race = Racing(trials=6, threshold=0.01)
     (look,) = race.rounds(table([0, 100, 200], 6))
     assert look.n_trials == 6 and look.survivors.tolist() == [0] and race.looks() == [6]
-    (look,) = Racing(trials=100, threshold=0.01, budget=21).rounds(table([0, 100, 200]))
+    (look,) = Racing(trials=100, threshold=0.01, budget=21).rounds(table([0, 100, 200], 100))
     assert look.n_trials == 7 and look.survivors.tolist() == [0, 1, 2] and np.isinf(look.margins).all()
 
 
-def test_looks_are_blocks_of_eight_four_to_a_doubling():
-    assert Racing(trials=100).looks() == [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 100]
-    assert Racing(trials=500).looks()[8:] == [80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 500]
+def test_looks_are_whole_blocks_four_to_a_doubling():
+    assert Racing(trials=100).looks() == [8, 16, 32, 48, 64, 80, 96, 100]
+    assert Racing(trials=500).looks()[5:] == [80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 500]
+    assert Racing(trials=100, antithetic=False).looks() == [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 100]
 
 
 def test_a_threshold_that_drops_nothing_is_exhaustive_search():
     errors = table([0, 1, 2, 3])
     assert not np.isnan(replay(Racing(threshold=1e9), errors)).any()
     assert Racing(threshold=1e9).survivors(errors).tolist() == [int(errors.mean(1).argmin())]
-    assert Racing().evaluations(7) == Exhaustive(100).evaluations(7) == 700
+    assert Racing().evaluations(7) == Exhaustive(128).evaluations(7) == 7 * 128
 
 
 def test_permuting_prompts_permutes_the_race():
@@ -176,9 +213,9 @@ def test_a_budget_is_kept_and_one_below_the_number_of_prompts_refused():
     for budget in (4, 5, 31, 32, 50, 300, 1000):
         race = Racing(budget=budget)
         known = replay(race, errors)
-        assert (~np.isnan(known)).sum() <= min(budget, 400)
-        assert (~np.isnan(known)).sum() > min(budget, 400) - 4
-        assert race.evaluations(4) == min(budget, 400)
+        assert (~np.isnan(known)).sum() <= min(budget, 512)
+        assert (~np.isnan(known)).sum() > min(budget, 512) - 4
+        assert race.evaluations(4) == min(budget, 512)
     for refused in (lambda r: r.evaluations(4), lambda r: r.next(errors), lambda r: list(r.rounds(errors))):
         with pytest.raises(ValueError, match="budget must give each of the 4 prompts a trial, 4 evaluations, got 3"):
             refused(Racing(budget=3))
@@ -197,29 +234,34 @@ def test_repeats_are_averaged_before_the_race():
 
 
 def test_the_cautious_threshold_is_students_shared_by_rivals_and_looks():
-    errors = table([0, 1, 2])
+    errors = table([0, 1, 2], 100)
     look = next(Racing(trials=100, confidence=0.95).rounds(errors))
-    z = t(4).isf(0.05 / (2 * 10))  # two rivals, ten looks before the last; 8 trials are 4 pairs
+    z = t(4).isf(0.05 / (2 * 7))  # two rivals, seven looks before the last; 8 trials are 4 pairs
     d = (errors - errors[look.best])[:, np.argsort(nested_positions(100)[:8])]
-    expected = z * np.sqrt(collapsed_variance(d) * (1 - 8 / 100))
-    np.testing.assert_allclose(look.margins, expected, rtol=1e-5)
+    np.testing.assert_allclose(look.margins, z * np.sqrt(collapsed_variance(d)), rtol=1e-5)
+    plain = next(Racing(trials=100, confidence=0.95, antithetic=False).rounds(errors))
+    z = t(4).isf(0.05 / (2 * 10))
+    np.testing.assert_allclose(plain.margins, z * np.sqrt(collapsed_variance(d) * (1 - 8 / 100)), rtol=1e-5)
 
 
-def test_the_confidence_holds_where_it_is_hardest_to_keep():
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_confidence_holds_where_it_is_hardest_to_keep(mirrored):
     """Six prompts, differences of the order of their standard errors: the full winner is dropped in 5% at most."""
-    rng, n_images, dropped = np.random.default_rng(0), 1500, 0
-    race = Racing(trials=64, confidence=0.95)
-    for seed in range(n_images):
-        errors = table(rng.normal(0, 0.2, 6), 64, seed=seed)
-        dropped += errors.mean(axis=1, dtype=np.float64).argmin() not in race.survivors(errors)
-    assert beta.ppf(0.001, dropped, n_images - dropped + 1) < 0.05 if dropped else True
+    rng = np.random.default_rng(0)
+
+    def made(seed):
+        if not mirrored:
+            return table(rng.normal(0, 0.2, 6), 64, seed=seed)
+        return np.stack([mean + antithetic(rng, 64, odd=2, even=0.7) for mean in rng.normal(0, 0.2, 6)])
+
+    def dropped(race, n_images):
+        tables = map(made, range(n_images))
+        return sum(errors.mean(axis=1, dtype=np.float64).argmin() not in race.survivors(errors) for errors in tables)
+
+    lost = dropped(Racing(trials=64, confidence=0.95), 1500)
+    assert lost == 0 or beta.ppf(0.001, lost, 1500 - lost + 1) < 0.05
     # and a threshold without regard to looks and rivals does not keep it: the test can tell
-    careless = Racing(trials=64, threshold=1.0)
-    lost = sum(
-        errors.mean(axis=1, dtype=np.float64).argmin() not in careless.survivors(errors)
-        for errors in (table(rng.normal(0, 0.2, 6), 64, seed=seed) for seed in range(300))
-    )
-    assert lost > 0.1 * 300
+    assert dropped(Racing(trials=64, threshold=1.0), 300) > 0.1 * 300
 
 
 @pytest.mark.parametrize(
@@ -240,8 +282,10 @@ def test_impossible_races_are_refused(arguments, message):
 
 
 def test_more_trials_than_timesteps_are_refused():
-    with pytest.raises(ValueError, match="trials must be at most the model's 50 timesteps, got 100"):
+    with pytest.raises(ValueError, match="trials must be at most the model's 50 timesteps, got 128"):
         Racing().timesteps(50)
+    with pytest.raises(ValueError, match="errors must be of 128 trials, got 100"):
+        Racing().survivors(np.zeros((3, 100)))
 
 
 # Calibration
@@ -372,12 +416,13 @@ def test_a_built_in_model_brings_its_threshold_for_the_race_it_was_calibrated_on
     monkeypatch.setenv("DIFFCLF_DATA", str(tmp_path))
     model = load_model("tiny")
     assert DiffusionClassifier(model, PROMPTS).pruning == Racing()
-    stored = {"fingerprint": model.fingerprint, "trials": 100, "repeats": 1, "seed": 0}
-    stored |= {"prior_pairs": 4, "threshold": 2.3}
+    stored = {"fingerprint": model.fingerprint, "trials": 128, "repeats": 1, "seed": 0}
+    stored |= {"prior_pairs": 8, "antithetic": True, "threshold": 2.3}
     (folder / CALIBRATION).write_text(json.dumps(stored))
     assert DiffusionClassifier(model, PROMPTS).pruning == Racing(threshold=2.3)
     assert calibrated(Racing(budget=50), model) == Racing(threshold=2.3, budget=50)
-    for other in (Racing(trials=50), Racing(seed=1), Racing(repeats=2), Racing(threshold=4.0), Racing(prior_pairs=0)):
-        assert calibrated(other, model) == other
+    others = {"trials": 50, "seed": 1, "repeats": 2, "threshold": 4.0, "prior_pairs": 0, "antithetic": False}
+    for name, value in others.items():
+        assert calibrated(Racing(**{name: value}), model) == Racing(**{name: value})
     (folder / CALIBRATION).write_text(json.dumps(stored | {"fingerprint": "other weights"}))
     assert calibrated(Racing(), model) == Racing()

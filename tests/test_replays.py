@@ -18,7 +18,6 @@ from diffclf.workbook.replays import (
     replay_images,
     schedules,
     stage_timesteps,
-    uses_trials_of,
 )
 from diffclf.workbook.timing import time_images
 
@@ -113,13 +112,6 @@ def test_schedules_fitted_to_another_number_of_trials():
     assert fitted(entries, 100)[0] == {"trials": [10, 100], "keep": [5, 1]}
     assert fitted(entries, 10)[1] == {"trials": [1, 2, 10], "keep": [10, 5, 1]}  # 10 and 25 come to one trial each
     assert fitted(entries, 1) == [{"trials": [1], "keep": [1]}] * 2
-
-
-def test_which_lists_a_strategy_can_be_replayed_on():
-    stored = np.append(Exhaustive(100).timesteps(), [0, 500, 999])
-    assert uses_trials_of(Staged(trials=(10, 100), keep=(5, 1)), stored)
-    assert not uses_trials_of(Staged(trials=(10, 50), keep=(5, 1)), stored)
-    assert not uses_trials_of(Staged(trials=(50, 500), keep=(5, 1)), stored)
 
 
 def test_filling_on_demand_equals_replay_and_computes_nothing_twice(model, images, tmp_path):

@@ -1,6 +1,7 @@
 """The study: fixed schedules found on tune images, every strategy scored on the same trials of test images."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,16 @@ from tiny import save_tiny_sd
 from diffclf import Racing, Staged, load_model
 from diffclf.mini.harness import TASKS, Task, nearest_mean_scorer, open_task
 from diffclf.pruning import replay
-from diffclf.workbook.study import STUDY, _auroc, best_fixed, fixed_schedules, staged_winners, study_table, study_task
+from diffclf.workbook.study import (
+    STUDY,
+    _auroc,
+    best_fixed,
+    cheapest_race,
+    fixed_schedules,
+    staged_winners,
+    study_table,
+    study_task,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +55,7 @@ def test_an_unknown_error_that_is_asked_for_is_no_winner():
 
 
 def test_the_cheapest_schedule_that_is_not_worse_is_found_and_only_what_it_took_is_computed(sd, tmp_path):
-    task = Task("mini-items", Staged((4, 12), (3, 1), "random"), Staged((8,), (1,), "random"), 160, 3, (3,))
+    task = Task("mini-items", Staged((4, 12), (3, 1), "random"), Staged((8,), (1,), "random"), 160, 9, 3, (3,))
     data, bank = open_task(task, sd, "tune", 160, tmp_path)
     with pytest.raises(KeyError, match="images must be in the bank"):
         best_fixed(task, bank, data, np.zeros(160, dtype=bool))
@@ -57,26 +67,34 @@ def test_the_cheapest_schedule_that_is_not_worse_is_found_and_only_what_it_took_
     assert np.isnan(bank.errors(data.images)[:, :, 4:]).all()
 
 
+def test_the_race_with_the_smallest_threshold_that_is_not_worse_is_found(sd, tmp_path):
+    task, race = TASKS["mini-items"], Racing(trials=32, threshold=1.5)
+    data, bank = open_task(task, sd, "tune", 40, tmp_path)
+    assert cheapest_race(race, bank, data, np.zeros(40, dtype=bool)) == replace(race, threshold=1.0), "the last tried"
+    assert cheapest_race(race, bank, data, data.labels >= 0) == race, "of a perfect reference none is not worse"
+    assert np.isnan(bank.errors(data.images)[:, :, :32]).any(), "only what was asked for is computed"
+
+
 def test_every_strategy_is_scored_on_the_same_images(sd, tmp_path):
     item = TASKS["mini-coloured-items"]
-    task = Task(item.dataset, Staged((4, 12), (3, 1), "random"), Staged((4,), (1,), "random"), 4, 3, (3,), item.tree)
-    found = study_task(task, sd, tmp_path, n_test=4, pool=600, margin=1)
+    task = Task(item.dataset, Staged((4, 12), (3, 1), "random"), Staged((4,), (1,), "random"), 4, 4, 3, (3,), item.tree)
+    found = study_task(task, sd, tmp_path, pool=600, margin=1)
     assert found["classes"] == 60 and found["images"] == 4
     rows = found["strategies"]
     assert list(rows) == [
         "paper's schedule",
         "best fixed schedule",
         "race",
-        "shortlist, race",
         "label tree, race",
+        "shortlist, race",
     ]
     assert rows["paper's schedule"]["evaluations"]["value"] == 60 * 4 + 3 * 8
     assert rows["paper's schedule"]["difference"]["value"] == 0
-    assert rows["shortlist, race"]["evaluations"]["value"] <= 3 * 100 < rows["race"]["evaluations"]["value"]
+    assert rows["shortlist, race"]["evaluations"]["value"] <= 3 * 128 < rows["race"]["evaluations"]["value"]
     assert [row["evaluations"] for row in found["exhaustive"]][:4] == [60, 120, 240, 480]
     left = found["remaining"]
     assert left["trials"] == Racing().looks() and left["rivals_left"] == sorted(left["rivals_left"], reverse=True)
-    assert study_task(task, sd, tmp_path, n_test=4, pool=600, margin=1) == found
+    assert study_task(task, sd, tmp_path, pool=600, margin=1) == found
     json.dumps(found)
 
 

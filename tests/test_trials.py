@@ -7,9 +7,11 @@ import torch
 from diffclf.trials import (
     STRATEGIES,
     Trials,
+    antithetic_noises,
     even,
     image_key,
     label_to_index,
+    nested_positions,
     spread_order,
     strategy_timesteps,
     uniform,
@@ -135,6 +137,25 @@ def test_without_a_key_all_images_share_the_noise():
     shared = [Trials(uniform(5), 0, None, SHAPE).noise([2]) for _ in range(2)]
     assert torch.equal(*shared)
     assert not torch.equal(shared[0], Trials(uniform(5), 0, 0, SHAPE).noise([2]))
+
+
+def test_a_noise_and_its_mirror_image_are_named_by_number():
+    plain = Trials(uniform(40), 0, 7, SHAPE).noise(range(40))
+    trials = Trials([5, 900, 20], 0, 7, SHAPE, noises=[3, ~3, 11])
+    assert torch.equal(trials.noise(range(3)), torch.stack([plain[3], -plain[3], plain[11]]))
+    assert torch.equal(trials.noise([1]), -plain[[3]]), "nor does it matter what else is asked for"
+    with pytest.raises(ValueError, match="noises must be as many as the 3 timesteps, got 2"):
+        Trials([5, 900, 20], 0, 7, SHAPE, noises=[0, 1])
+
+
+def test_every_second_block_of_nested_trials_mirrors_the_one_before():
+    noises = antithetic_noises(40).ravel()
+    blocks = [range(8), [~k for k in range(8)], range(16, 24), [~k for k in range(16, 24)], range(32, 40)]
+    assert noises.tolist() == [number for block in blocks for number in block]
+    twice = antithetic_noises(24, repeats=2)
+    assert len(set(twice.ravel())) == 48 and twice[3].tolist() == [6, 7] and twice[11].tolist() == [~6, ~7]
+    eighth = np.floor(nested_positions(1024, 5) * 8).reshape(-1, 2, 8)
+    assert (eighth[:, 0] == eighth[:, 1]).all(), "at timesteps in the same eighth"
 
 
 @pytest.mark.parametrize("indices", [[5], [-1], [0, 9]])

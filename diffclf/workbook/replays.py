@@ -15,7 +15,7 @@ import numpy as np
 
 from diffclf.bank import ErrorBank
 from diffclf.errortable import prompt_scores
-from diffclf.pruning import Pruning, Staged, replay
+from diffclf.pruning import Pruning, Staged, replay, takes_trials_of
 
 __all__ = [
     "agreement",
@@ -31,7 +31,6 @@ __all__ = [
     "schedule_label",
     "schedules",
     "stage_timesteps",
-    "uses_trials_of",
 ]
 
 
@@ -91,12 +90,6 @@ def stage_timesteps(strategy: Staged, n_timesteps: int = 1000) -> list[tuple[np.
     return stages
 
 
-def uses_trials_of(strategy: Pruning, timesteps: np.ndarray, n_timesteps: int = 1000) -> bool:
-    """Return whether the strategy's trials are the first ones of a stored list, so that it can be replayed there."""
-    own = strategy.timesteps(n_timesteps)
-    return len(own) <= len(timesteps) and bool((own == np.asarray(timesteps)[: len(own)]).all())
-
-
 def replay_images(strategy: Pruning, errors: np.ndarray) -> np.ndarray:
     """Run a strategy on the stored errors of each image.
 
@@ -145,7 +138,7 @@ def fill_each(
     """Do as `fill_on_demand` with a strategy for each image, all with the same trials, as a shortlist makes them."""
     n_trials = len(strategies[0].timesteps(len(bank.model.alphas_cumprod)))
     for strategy in set(strategies):
-        if not uses_trials_of(strategy, bank.timesteps, len(bank.model.alphas_cumprod)):
+        if not takes_trials_of(strategy, bank.timesteps, bank.noises, len(bank.model.alphas_cumprod)):
             raise ValueError(f"bank must hold the trials of {strategy}, got {len(bank.timesteps)} other ones")
     stored = np.full((len(images), len(bank.prompts), len(bank.timesteps)), np.nan, dtype=np.float32)
     tables = stored[:, :, :n_trials].copy()
