@@ -193,6 +193,7 @@ def study_panels(tasks: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     fig, axes = new_figure(1, len(tasks), width=10.0, height=5.2, squeeze=False)
     names = list(dict.fromkeys(name for task in tasks.values() for name in task["strategies"]))
+    lowest = min(100 * row["low"] for task in tasks.values() for row in task["exhaustive"])
     for ax, (title, task) in zip(axes[0], tasks.items(), strict=True):
         points = task["exhaustive"]
         estimates = [100 * Estimate(*(row[key] for key in ("value", "low", "high"))) for row in points]
@@ -202,8 +203,8 @@ def study_panels(tasks: Mapping[str, Mapping[str, Any]]) -> Figure:
                 row = task["strategies"][name]
                 accuracy = 100 * Estimate(*(row["accuracy"][key] for key in ("value", "low", "high")))
                 cost_points(ax, {name: (row["evaluations"]["value"], accuracy)}, start=index)
-        ax.set(title=f"{title}: {task['classes']} classes, {task['images']} images", xscale="log", ylim=(0, 100))
-        ax.set(xlabel="denoiser evaluations per image", ylabel="accuracy (%)")
+        ax.set(title=f"{title}: {task['classes']} classes, {task['images']} images", xscale="log")
+        ax.set(ylim=(10 * (lowest // 10), 100), xlabel="denoiser evaluations per image", ylabel="accuracy (%)")
     handles = dict(zip(*reversed(axes[0][-1].get_legend_handles_labels()), strict=True))
     for ax in axes[0]:
         handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
