@@ -130,7 +130,7 @@ def test_readme_library_example_runs():
     names = {"images": list(images), "image": images[0]}
     exec(example, names)
     assert names["look"].finished
-    assert names["table"].errors.shape == (3, 100)
+    assert names["table"].errors.shape == (3, 128)
     assert set(names["clf"].classes_) == {"sneaker", "bag"}
 
 
