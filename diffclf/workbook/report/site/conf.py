@@ -27,6 +27,7 @@ html_theme_options = {
     "show_toc_level": 2,
     "home_page_in_toc": True,
     "navbar_persistent": [],
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},  # the front page's table wants the room
 }
 html_sidebars = {"**": ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}
 
