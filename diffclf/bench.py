@@ -287,8 +287,8 @@ def _study_lines(study: dict[str, Any]) -> list[str]:
     rows = study["strategies"]
     official = rows["paper's schedule"]["evaluations"]["value"]
     lines = [
-        f"accuracy on {study['images']} test images, from the study ({study['race']}); all on the same nested trials, "
-        "so that the schedule may cost less than on its own grid:"
+        f"accuracy on {study['images']} test images, from the study ({study['race']}); all on the same nested, "
+        "mirrored trials, where the schedule may cost less than on its own grid:"
     ]
     for name, row in rows.items():
         spent, accuracy, difference = (row[key] for key in ("evaluations", "accuracy", "difference"))

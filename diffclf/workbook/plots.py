@@ -193,7 +193,9 @@ def study_panels(tasks: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     fig, axes = new_figure(1, len(tasks), width=10.0, height=5.2, squeeze=False)
     names = list(dict.fromkeys(name for task in tasks.values() for name in task["strategies"]))
-    lowest = min(100 * row["low"] for task in tasks.values() for row in task["exhaustive"])
+    drawn = [row for task in tasks.values() for row in task["exhaustive"]]
+    drawn += [row["accuracy"] for task in tasks.values() for row in task["strategies"].values()]
+    lowest = 100 * min(row["low"] for row in drawn)
     for ax, (title, task) in zip(axes[0], tasks.items(), strict=True):
         points = task["exhaustive"]
         estimates = [100 * Estimate(*(row[key] for key in ("value", "low", "high"))) for row in points]

@@ -1,4 +1,4 @@
-"""What else was tried to make a race cheaper, with numbers: most of it did not help.
+"""What else was tried to make a race cheaper, with numbers, whether it helped or not.
 
 All of it on *tune* images of mini-items, where the study's bank holds every class on every trial of a race.
 
