@@ -16,7 +16,7 @@ import zarr
 from bank_killer import TIMESTEPS, fill_twice, gaussian_images, gaussian_model
 from tiny import save_tiny_dit, save_tiny_sd
 
-from diffclf import DiffusionClassifier, Exhaustive, Staged, load_model
+from diffclf import DiffusionClassifier, Exhaustive, Racing, Staged, load_model
 from diffclf.bank import ErrorBank
 from diffclf.evaluator import NonFiniteError
 from diffclf.images import load_images, to_pixels
@@ -49,9 +49,9 @@ def test_a_bank_holds_the_classifiers_errors(sd, arrays, tmp_path):
     np.testing.assert_array_equal(bank.errors(arrays), bank.errors(arrays, "l2"))
 
 
-def test_stored_errors_replay_a_strategy_as_the_classifier_runs_it(sd, arrays, tmp_path):
-    strategy = Staged((2, 8), (2, 1))
-    bank = ErrorBank(tmp_path, sd, PROMPTS, strategy.timesteps())
+@pytest.mark.parametrize("strategy", [Staged((2, 8), (2, 1)), Racing(trials=20, threshold=1.0)])
+def test_stored_errors_replay_a_strategy_as_the_classifier_runs_it(sd, arrays, tmp_path, strategy):
+    bank = ErrorBank(tmp_path, sd, PROMPTS, strategy.timesteps(), noises=strategy.noises())
     bank.fill(arrays)
     clf = DiffusionClassifier(sd, dict(zip("abc", PROMPTS, strict=True)), pruning=strategy)
     for errors, table in zip(bank.errors(arrays), clf.error_tables(arrays), strict=True):

@@ -13,6 +13,7 @@ from diffclf.pruning import replay
 from diffclf.workbook.study import (
     STUDY,
     _auroc,
+    _Runs,
     best_fixed,
     cheapest_race,
     fixed_schedules,
@@ -70,8 +71,12 @@ def test_the_cheapest_schedule_that_is_not_worse_is_found_and_only_what_it_took_
 def test_the_race_with_the_smallest_threshold_that_is_not_worse_is_found(sd, tmp_path):
     task, race = TASKS["mini-items"], Racing(trials=32, threshold=1.5)
     data, bank = open_task(task, sd, "tune", 40, tmp_path)
-    assert cheapest_race(race, bank, data, np.zeros(40, dtype=bool)) == replace(race, threshold=1.0), "the last tried"
-    assert cheapest_race(race, bank, data, data.labels >= 0) == race, "of a perfect reference none is not worse"
+    tune = _Runs(bank, data)
+    tune.right["reference"] = np.zeros(40, dtype=bool)
+    assert cheapest_race(race, tune) == replace(race, threshold=1.0), "the last tried"
+    tune.right["reference"] = np.ones(40, dtype=bool)
+    assert cheapest_race(race, tune) == race, "none is as good as a perfect reference"
+    assert cheapest_race(Racing(trials=32), tune) == Racing(trials=32), "which has no threshold to lower"
     assert np.isnan(bank.errors(data.images)[:, :, :32]).any(), "only what was asked for is computed"
 
 

@@ -134,31 +134,6 @@ def best_fixed(
     raise ValueError(f"schedules must include one that is not worse by {margin}, got none among {tried}")
 
 
-def cheapest_race(
-    race: Racing, bank: ErrorBank, data: ImageSet, reference: np.ndarray, margin: float = MARGIN
-) -> Racing:
-    """Return the race with the smallest threshold that is not worse than the reference: chosen as `best_fixed` is.
-
-    Thresholds are tried downwards from the race's own to the first that fails; the bank computes what they miss.
-
-    Args:
-        race: calibrated; its own threshold is taken if no smaller one will do.
-        bank: of the tune images.
-        data: these images.
-        reference: (n_images,) bool, which of them the reference classifies correctly.
-        margin: by how much the race may be worse.
-    """
-    classes = tuple(range(len(data.classnames)))
-    for threshold in (t for t in THRESHOLDS if t < race.threshold):
-        tried = replace(race, threshold=threshold)
-        tables = replays.fill_on_demand(Among(classes, tried), bank, data.images)
-        right = replays.decisions(tables[:, : len(classes)]) == data.labels
-        if stats.non_inferior(right, reference, data.groups, n_resamples=2000).low <= -margin:
-            break
-        race = tried
-    return race
-
-
 def _auroc(values: np.ndarray, positive: np.ndarray) -> float | None:
     """Return the probability that a positive's value exceeds a negative's, ties counting half; None without both."""
     from scipy.stats import mannwhitneyu
@@ -211,6 +186,26 @@ class _Runs:
         return found
 
 
+def cheapest_race(race: Racing, tune: _Runs, margin: float = MARGIN) -> Racing:
+    """Return the race with the smallest threshold that is not worse, on tune images, than the run named reference.
+
+    Thresholds are tried downwards from the race's own to the first that fails; the bank computes what they miss.
+
+    Args:
+        race: its own threshold stays if no smaller one will do; an uncalibrated race is returned as it is.
+        tune: runs on the tune images, the reference among them.
+        margin: by how much the race may be worse.
+    """
+    for threshold in (t for t in THRESHOLDS if race.threshold is not None and t < race.threshold):
+        tried, name = replace(race, threshold=threshold), f"z = {threshold}"
+        tune.run(name, tried)
+        right, reference = tune.right[name], tune.right["reference"]
+        if stats.non_inferior(right, reference, tune.data.groups, n_resamples=2000).low <= -margin:
+            break
+        race = tried
+    return race
+
+
 def _confidence(tables: np.ndarray, right: np.ndarray, spent: np.ndarray) -> dict[str, Any]:
     """Return how well cost, and score, tell right decisions from wrong ones: areas under the ROC curve."""
     scores = np.sort([prompt_scores(table) for table in tables], axis=1)
@@ -242,15 +237,25 @@ def _exhaustive(errors: np.ndarray, data: ImageSet) -> list[dict[str, float]]:
     return [{"evaluations": n * errors.shape[1], **_estimate(estimate)} for n, estimate in rows]
 
 
+def _choose(task: Task, race: Racing, tune: _Runs, margin: float) -> tuple[Staged, Racing, dict[str, Any]]:
+    """Return the best fixed schedule and the cheapest race on tune images, and what the study's file says of these."""
+    tune.run("reference", task.reference)
+    fixed, difference = best_fixed(task, tune.bank, tune.data, tune.right["reference"], margin)
+    frugal = cheapest_race(race, tune, margin)
+    said = {
+        "best fixed schedule": difference
+        | {
+            "schedule": replays.schedule_label(fixed),
+            "images": len(tune.data),
+            "reference": replays.schedule_label(task.reference),
+        },
+        "race, by accuracy": frugal.threshold,
+    }
+    return fixed, frugal, said
+
+
 def study_task(
-    task: Task,
-    model: DiffusionModel,
-    folder: Path,
-    *,
-    n_tune: int | None = None,
-    n_test: int | None = None,
-    pool: int | None = None,
-    margin: float = MARGIN,
+    task: Task, model: DiffusionModel, folder: Path, *, pool: int | None = None, margin: float = MARGIN
 ) -> dict[str, Any]:
     """Choose the best fixed schedule on tune images and score all strategies on test images.
 
@@ -258,8 +263,6 @@ def study_task(
         task: the task.
         model: the model.
         folder: of the banks.
-        n_tune: images to choose on; None: the task's.
-        n_test: images to score on; None: the task's.
         pool: labelled images the shortlist learns from; None: all.
         margin: by how much the fixed schedule may be worse than the task's reference.
 
@@ -267,18 +270,10 @@ def study_task(
         What the study's file holds of a task.
     """
     race = calibrated(Racing(), model)
-    data, bank = open_task(task, model, "tune", n_tune or task.n_tune, folder)
-    tune = _Runs(bank, data)
-    tune.run("reference", task.reference)
-    fixed, chosen = best_fixed(task, bank, data, tune.right["reference"], margin)
-    frugal = race if race.threshold is None else cheapest_race(race, bank, data, tune.right["reference"], margin)
-    chosen |= {
-        "schedule": replays.schedule_label(fixed),
-        "images": len(data),
-        "reference": replays.schedule_label(task.reference),
-    }
+    data, bank = open_task(task, model, "tune", task.n_tune, folder)
+    fixed, frugal, chosen = _choose(task, race, _Runs(bank, data), margin)
 
-    data, bank = open_task(task, model, "test", n_test or task.n_test, folder)
+    data, bank = open_task(task, model, "test", task.n_test, folder)
     runs = _Runs(bank, data)
     runs.run("paper's schedule", task.schedule)
     runs.run("best fixed schedule", fixed)
@@ -295,9 +290,8 @@ def study_task(
         "classes": n_classes,
         "images": len(data),
         "paper's schedule": replays.schedule_label(task.schedule),
-        "best fixed schedule": chosen,
+        **chosen,
         "race": repr(race),
-        "race, by accuracy": frugal.threshold,
         "shortlist": task.k,
         "strategies": runs.summary("paper's schedule"),
         "exhaustive": _exhaustive(bank.errors(data.images)[:, :n_classes], data),
