@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 PROFILE ?= mini
+MODEL ?= mini-sd
 LOCK_FLAGS ?=
 # Another torch than the one in the lock, as TORCH="torch==..."; remembered in .venv until TORCH= takes it back.
 TORCH ?= $(shell cat .venv/torch.txt 2>/dev/null)
@@ -48,8 +49,8 @@ format: setup  ## let ruff format and repair what it can
 lab: setup  ## open the notebooks in JupyterLab
 	@$(PY) -m jupyterlab notebooks
 
-train: setup  ## train the embedded models again from their seed (hours)
-	@$(DIFFCLF) train mini-sd
+train: setup  ## train the embedded MODEL (default mini-sd) again from its seed (hours)
+	@$(DIFFCLF) train $(MODEL)
 
 bench: setup  ## time evaluator and race against the plain loop (minutes)
 	@$(DIFFCLF) bench

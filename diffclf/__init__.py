@@ -9,11 +9,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from diffclf.classifier import DiffusionClassifier
 from diffclf.errortable import ErrorTable
 from diffclf.evaluator import Evaluator
-from diffclf.hierarchy import Hierarchical
 from diffclf.models import load_model
-from diffclf.pruning import Exhaustive, Staged
-from diffclf.racing import Racing
-from diffclf.shortlist import Shortlist
+from diffclf.pruning import Exhaustive, Hierarchical, Racing, Shortlist, Staged
 
 __all__ = [
     "DiffusionClassifier",

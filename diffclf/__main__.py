@@ -2,7 +2,7 @@
 
 import sys
 
-from diffclf.cli import main
+from diffclf.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,9 +3,9 @@
     score of a prompt  = minus its mean error                                            (Li et al. 2023, Eq. 4)
     posterior          = softmax over classes of -D x mean error / temperature             (Eq. 6; D latent elements)
 
-A prompt dropped early has had fewer, and different, trials than the winner. Trials differ in difficulty, so its mean is
-not comparable; its paired difference to the winner on its own trials is (Eq. 8). Its score is therefore minus
-(the winner's mean + that mean difference), and just below the winner's if that difference is negative.
+A prompt dropped early has had fewer trials than the winner. Trials differ in difficulty, so that its mean cannot be
+compared; its mean paired difference to the winner on its own trials can (Eq. 8). Its score is therefore minus (the
+winner's mean + that mean difference), and just below the winner's score if that difference is negative.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,7 @@ def prompt_scores(errors: np.ndarray) -> np.ndarray:
 
     Args:
         errors: (n_prompts, n_trials) prediction errors, NaN where nothing was evaluated. The prompts with the most
-            trials are the survivors; the winner is the best of them. A prompt without any error, which a shortlist
-            left out, scores minus infinity.
+            trials are the survivors; the winner is the best of them. A prompt without any error scores minus infinity.
 
     Raises:
         ValueError: no prompt has an error.
@@ -53,11 +52,12 @@ class ErrorTable:
         losses: loss -> (n_prompts, n_trials) float32 errors, NaN where nothing was evaluated.
         loss: the loss that decides.
         trials: the trials shared by all prompts.
-        prompts: (n_prompts,) what was asked: texts, or class names of a class-conditional model.
+        prompts: (n_prompts,) texts, or class names of a class-conditional model.
         classnames: (n_prompts,) the class each prompt stands for.
         classes: (n_classes,) class names in the order given.
         n_evaluations: denoiser evaluations spent.
         undecided: (k,) names of the classes that a race could not tell apart; empty if it has one winner.
+        position: position of the image among those that were searched together.
     """
 
     losses: dict[str, np.ndarray]
@@ -68,6 +68,7 @@ class ErrorTable:
     classes: Sequence[str]
     n_evaluations: int
     undecided: tuple[str, ...] = ()
+    position: int = 0
     _n_elements: int = field(init=False)
 
     def __post_init__(self) -> None:

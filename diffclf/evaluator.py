@@ -1,6 +1,6 @@
-"""The error evaluator: how well does the model predict the noise of a trial under a prompt?
+"""The error evaluator: prediction errors of (image, prompt, trial) triples, computed in full batches.
 
-    x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps
+    x_t = alpha_t x0 + sigma_t eps
     l2 = mean (eps - eps_hat)^2,    l1 = mean |eps - eps_hat|,    huber = mean of Huber's loss with delta 1
 
 each a mean over the latent's elements, all from one forward pass of the network; for a model that learns its
@@ -9,16 +9,17 @@ variance also `vlb`, the single term L_t of the variational bound in bits per di
 Source: Li et al. 2023, arXiv 2303.16203, Eq. 4 and Algorithm 1; losses: Tables 5, 8 and 9.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffclf.batchsize import choose_batch_size
+from diffclf.models.batch_size import choose_batch_size
 from diffclf.models.compiled import CompiledDenoiser
+from diffclf.models.conditioning import Conditioning
 from diffclf.models.protocol import DiffusionModel
-from diffclf.schedule import add_noise, predict_eps, variational_terms
+from diffclf.schedule import variational_terms
 from diffclf.trials import Trials
 
 __all__ = ["LOSSES", "Evaluator", "NonFiniteError", "check_losses"]
@@ -31,11 +32,7 @@ class NonFiniteError(ArithmeticError):
 
 
 def check_losses(losses: Sequence[str], learns_variance: bool) -> None:
-    """Refuse unknown losses, and variational ones for a model that does not learn its variance.
-
-    Raises:
-        ValueError: as said.
-    """
+    """Raise ValueError for an unknown loss, and for a variational one if the model does not learn its variance."""
     for loss in losses:
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {LOSSES}, got {loss!r}")
@@ -52,7 +49,7 @@ class Evaluator:
     Args:
         model: the diffusion model.
         losses: which errors to return, of `LOSSES`.
-        batch_size: triples per forward pass; None chooses (`diffclf.batchsize`).
+        batch_size: triples per forward pass; None chooses (`diffclf.models.batch_size`).
 
     Attributes:
         n_evaluations: denoiser evaluations so far.
@@ -72,9 +69,7 @@ class Evaluator:
         self.batch_size = batch_size or choose_batch_size(model)
         self.n_evaluations = 0
         self._announce_batch_size()
-        # The table stays in double precision: 1 - alpha_bar at t = 0 is a small difference.
-        precision = torch.float32 if model.device.type == "mps" else torch.float64
-        self._alphas_cumprod = model.alphas_cumprod.to(model.device, precision)
+        self._schedule = model.schedule.to(model.device)
 
     def _announce_batch_size(self) -> None:
         """Tell a compiled network which batches will be full ones."""
@@ -85,21 +80,19 @@ class Evaluator:
     def errors(
         self,
         x0: Tensor,
-        cond: Tensor,
+        cond: Conditioning,
         trials: Sequence[Trials],
         triples: np.ndarray,
-        progress: Callable[[int], object] | None = None,
-        numbers: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
     ) -> np.ndarray:
         """Return the errors of the triples.
 
         Args:
             x0: (n_images, C, H, W) clean latents.
-            cond: (n_prompts, ...) conditionings, as the model's `encode_prompts` returns them.
+            cond: conditionings of the prompts, as the model's `encode_prompts` returns them.
             trials: the trials of each image.
             triples: (m, 3) integers: image, prompt, trial.
-            progress: called with the number of evaluations after each batch.
-            numbers: (n_images,) what messages call the images; None: their places here.
+            names: (n_images,) names of the images in messages; None: their positions.
 
         Returns:
             (m, n_losses) float32, on the CPU.
@@ -114,34 +107,36 @@ class Evaluator:
         parts, start = [], 0
         while start < len(order):
             batch = triples[order[start : start + self.batch_size]]
-            try:
-                parts.append(self._batch_errors(x0, cond, trials, batch))
-            except torch.OutOfMemoryError:
-                if len(batch) == 1:
-                    raise
-                self.batch_size = len(batch) // 2
-                self._announce_batch_size()
-                batch = batch[:0]
-            if not len(batch):  # not in the except clause, whose traceback keeps the failed batch in memory
-                torch.cuda.empty_cache()
-                continue
-            start += len(batch)
-            self.n_evaluations += len(batch)
-            if progress is not None:
-                progress(len(batch))
+            found = self._try(x0, cond, trials, batch)
+            if found is not None:
+                parts.append(found)
+                start += len(batch)
+                self.n_evaluations += len(batch)
         errors = np.empty((len(triples), len(self.losses)), dtype=np.float32)
         if parts:
             errors[order] = torch.cat(parts).cpu().numpy()
         if not np.isfinite(errors).all():
             image, prompt, trial = triples[np.flatnonzero(~np.isfinite(errors).all(axis=1))[0]]
-            name = image if numbers is None else numbers[image]
+            name = image if names is None else names[image]
             raise NonFiniteError(
                 f"the model's errors must be finite, got NaN or infinity for image {name}, prompt {prompt}, "
                 f"timestep {trials[image].timesteps[trial]}; try another dtype (float32)"
             )
         return errors
 
-    def _batch_errors(self, x0: Tensor, cond: Tensor, trials: Sequence[Trials], batch: np.ndarray) -> Tensor:
+    def _try(self, x0: Tensor, cond: Conditioning, trials: Sequence[Trials], batch: np.ndarray) -> Tensor | None:
+        """Return the errors of one batch; None if it does not fit into memory, the batch size being halved."""
+        try:
+            return self._batch_errors(x0, cond, trials, batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            self.batch_size = len(batch) // 2
+            self._announce_batch_size()
+        torch.cuda.empty_cache()  # not in the except clause, whose traceback keeps the failed batch in memory
+        return None
+
+    def _batch_errors(self, x0: Tensor, cond: Conditioning, trials: Sequence[Trials], batch: np.ndarray) -> Tensor:
         """Return (n, n_losses) float32 errors of one batch of triples, on the device."""
         new = np.ones(len(batch), dtype=bool)
         new[1:] = (batch[1:, 0] != batch[:-1, 0]) | (batch[1:, 2] != batch[:-1, 2])
@@ -156,18 +151,15 @@ class Evaluator:
                 tensor = tensor.pin_memory()
             return tensor.to(self.model.device, non_blocking=True)
 
-        eps, t, alpha_bar_t = send(noise), send(t_pairs), None
-        alpha_bar_t = self._alphas_cumprod[t]
-        clean = x0[send(pairs[:, 0])]
-        x_t = add_noise(clean, eps, alpha_bar_t)
-        rows = send(which)
-        x_t, eps, t, alpha_bar_t = x_t[rows], eps[rows], t[rows], alpha_bar_t[rows]
+        eps, t, clean, rows = send(noise), send(t_pairs), x0[send(pairs[:, 0])], send(which)
+        x_t = self._schedule.add_noise(clean, eps, t)[rows]
+        eps, t = eps[rows], t[rows]
         output = self.model.denoise(x_t, t, cond[send(batch[:, 1])]).float()
         n_channels = x_t.shape[1]
-        eps_hat = predict_eps(output[:, :n_channels], x_t, alpha_bar_t, self.model.prediction_type)
+        eps_hat = self._schedule.predict_eps(output[:, :n_channels], x_t, t)
         terms = _loss_terms(eps, eps_hat)
         if any("vlb" in loss for loss in self.losses):
-            terms["vlb"] = variational_terms(clean[rows], x_t, eps_hat, output[:, n_channels:], t, self._alphas_cumprod)
+            terms["vlb"] = variational_terms(clean[rows], x_t, eps_hat, output[:, n_channels:], t, self._schedule)
             terms["l2+vlb"] = terms["l2"] + terms["vlb"]
         return torch.stack([terms[loss] for loss in self.losses], dim=1)
 

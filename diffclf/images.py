@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-__all__ = ["ImageError", "ImageLike", "load_images", "to_pixels"]
+__all__ = ["ImageError", "ImageLike", "list_images", "load_image", "load_images", "to_pixels"]
 
 ImageLike = Image.Image | str | os.PathLike | np.ndarray | torch.Tensor
 """What one image may be; an array or a tensor with one axis more holds several."""
@@ -28,6 +28,33 @@ _ACCEPTED = "a PIL image, a path, a numpy array or a torch tensor"
 
 class ImageError(ValueError):
     """An image cannot be used: the message names it and says why."""
+
+
+def list_images(images: ImageLike | Iterable[ImageLike]) -> list[tuple[ImageLike, str]]:
+    """Return one or many images, not decoded yet, each with the name that error messages give it.
+
+    Args:
+        images: as for `load_images`.
+
+    Raises:
+        ImageError: no image at all.
+        FileNotFoundError: a path that does not exist.
+    """
+    if isinstance(images, Image.Image | str | os.PathLike):
+        items, names = [images], [_name(images, "image")]
+    elif isinstance(images, np.ndarray | torch.Tensor) and not _holds_objects(images) and images.ndim != 4:
+        items, names = [images], ["image"]
+    elif isinstance(images, Iterable):
+        items = list(images)
+        names = [_name(item, f"images[{position}]") for position, item in enumerate(items)]
+    else:
+        raise ImageError(f"images must be {_ACCEPTED}, or several of these, got {type(images).__name__}")
+    if not items:
+        raise ImageError("images must hold at least one image, got none")
+    for item, name in zip(items, names, strict=True):
+        if isinstance(item, str | os.PathLike) and not os.path.exists(item):
+            raise FileNotFoundError(f"image not found: {name}")
+    return list(zip(items, names, strict=True))
 
 
 def load_images(images: ImageLike | Iterable[ImageLike]) -> list[Image.Image]:
@@ -46,19 +73,35 @@ def load_images(images: ImageLike | Iterable[ImageLike]) -> list[Image.Image]:
             names the file, or the position as images[i].
         FileNotFoundError: a path that does not exist.
     """
-    if isinstance(images, Image.Image | str | os.PathLike):
-        return [_load(images, _name(images, "image"))]
-    if isinstance(images, np.ndarray | torch.Tensor) and not _holds_objects(images):
-        items = list(images) if images.ndim == 4 else None
-        if items is None:
-            return [_load(images, "image")]
-    elif isinstance(images, Iterable):
-        items = list(images)
-    else:
-        raise ImageError(f"images must be {_ACCEPTED}, or several of these, got {type(images).__name__}")
-    if not items:
-        raise ImageError("images must hold at least one image, got none")
-    return [_load(item, _name(item, f"images[{position}]")) for position, item in enumerate(items)]
+    return [load_image(item, name) for item, name in list_images(images)]
+
+
+def load_image(item: ImageLike, name: str) -> Image.Image:
+    """Return one image as a fully decoded 8-bit RGB picture.
+
+    Args:
+        item: one image.
+        name: what messages call it.
+
+    Raises:
+        ImageError, FileNotFoundError: as `load_images`.
+    """
+    if isinstance(item, str | os.PathLike):
+        return _load_file(Path(item), name)
+    if isinstance(item, Image.Image):
+        return _decode(item, name)
+    if isinstance(item, torch.Tensor):
+        item = item.detach().cpu()
+        if item.is_floating_point():
+            item = item.float()  # numpy has no bfloat16
+        if item.ndim == 3:
+            if item.shape[0] not in _CHANNELS:
+                raise ImageError(f"{name}: a tensor must be (H, W) or (C, H, W), C 1, 3 or 4, got {tuple(item.shape)}")
+            item = item.permute(1, 2, 0)
+        return _from_array(item.numpy(), name)
+    if isinstance(item, np.ndarray):
+        return _from_array(item, name)
+    raise ImageError(f"{name} must be {_ACCEPTED}, got {type(item).__name__}")
 
 
 def to_pixels(image: Image.Image, size: int) -> torch.Tensor:
@@ -99,29 +142,9 @@ def _name(item: object, otherwise: str) -> str:
     return str(item) if isinstance(item, str | os.PathLike) else otherwise
 
 
-def _load(item: ImageLike, name: str) -> Image.Image:
-    """Return one image of any kind as RGB."""
-    if isinstance(item, str | os.PathLike):
-        return _load_file(Path(item), name)
-    if isinstance(item, Image.Image):
-        return _decode(item, name)
-    if isinstance(item, torch.Tensor):
-        item = item.detach().cpu()
-        if item.is_floating_point():
-            item = item.float()  # numpy has no bfloat16
-        if item.ndim == 3:
-            if item.shape[0] not in _CHANNELS:
-                raise ImageError(f"{name}: a tensor must be (H, W) or (C, H, W), C 1, 3 or 4, got {tuple(item.shape)}")
-            item = item.permute(1, 2, 0)
-        return _from_array(item.numpy(), name)
-    if isinstance(item, np.ndarray):
-        return _from_array(item, name)
-    raise ImageError(f"{name} must be {_ACCEPTED}, got {type(item).__name__}")
-
-
 def _load_file(path: Path, name: str) -> Image.Image:
     """Return the image in a file as RGB."""
-    if not path.exists():
+    if not path.exists():  # it may have gone since it was listed
         raise FileNotFoundError(f"image not found: {name}")
     if path.is_dir():
         raise ImageError(f"{name} is a folder, expected an image file")

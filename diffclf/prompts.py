@@ -1,18 +1,114 @@
-"""Prompts: what the model is told about each class.
+"""Prompts: what the model is told about each class, and every check on it.
 
-A list of prompts is a list of (prompt, classname) pairs; a class may have several. They come from labels and a
-template ("a photo of a {}") or from a CSV file with the columns prompt, classname and classidx, the form of the prompt
-files released with Li et al. 2023.
+A list of prompts is a list of (prompt, classname) pairs; a class may have several prompts. They come from labels and a
+template ("a photo of a {}"), from a mapping, or from a CSV file with the columns prompt, classname and classidx, the
+form of the prompt files released with Li et al. 2023.
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["TEMPLATE", "check_labels", "check_prompts", "prompts_from_labels", "read_prompts", "split_labels"]
+import numpy as np
+
+__all__ = [
+    "TEMPLATE",
+    "Prompts",
+    "check_labels",
+    "label_indices",
+    "prompts_from_labels",
+    "read_prompts",
+    "resolve_prompts",
+    "split_labels",
+]
 
 TEMPLATE = "a photo of a {}"
 _COLUMNS = ("prompt", "classname", "classidx")
+
+Prompts = Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] | Sequence[str] | Sequence[int] | None
+"""Class name -> prompt or prompts; or (prompt, class name) pairs; or labels of a class-conditional model."""
+
+
+def resolve_prompts(prompts: Prompts, labels: Sequence[str] | None) -> tuple[list[str] | list[int], list[str]]:
+    """Turn the user's prompts into the input of the model's `encode_prompts`, and the class name of each.
+
+    Args:
+        prompts: as the user gave them.
+        labels: class names of a class-conditional model, None for a text-conditional one.
+
+    Returns:
+        Texts or class indices, and as many class names.
+
+    Raises:
+        ValueError: fewer than two classes, empty or duplicate prompts, unknown labels.
+    """
+    if labels is None:
+        pairs = _text_pairs(prompts)
+        check_texts([text for text, _ in pairs], [name for _, name in pairs])
+    else:
+        if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable | None):
+            raise ValueError(
+                f"prompts must be None, label names or label indices for a class-conditional model, got {prompts!r:.80}"
+            )
+        indices = list(range(len(labels))) if prompts is None else label_indices(prompts, labels)
+        if len(set(indices)) != len(indices):
+            raise ValueError(f"labels must differ, got {prompts!r:.80}")
+        pairs = [(index, labels[index]) for index in indices]
+    n_classes = len({name for _, name in pairs})
+    if n_classes < 2:
+        raise ValueError(f"prompts must name at least 2 classes, got {n_classes}")
+    return [prompt for prompt, _ in pairs], [name for _, name in pairs]
+
+
+def _text_pairs(prompts: Prompts) -> list[tuple[str, str]]:
+    """Return the (prompt, class name) pairs of a text-conditional model."""
+    if prompts is None:
+        raise ValueError("prompts must map class names to texts for a text-conditional model, got None")
+    if isinstance(prompts, Mapping):
+        several = {
+            name: [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
+            for name, texts in prompts.items()
+        }
+        if without := [name for name, texts in several.items() if not texts]:
+            raise ValueError(f"every class must have at least one prompt, got none for {without[0]!r}")
+        return [(text, name) for name, texts in several.items() for text in texts]
+    pairs = list(prompts) if isinstance(prompts, Iterable) else [prompts]
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise ValueError(f"prompts must be a mapping or a list of (prompt, class name) pairs, got {prompts!r:.80}")
+    return pairs
+
+
+def check_texts(texts: Sequence[object], classnames: Sequence[str]) -> None:
+    """Raise ValueError unless the prompts are texts, not empty, and all different.
+
+    Args:
+        texts: the prompts.
+        classnames: the class of each, for the message.
+    """
+    seen: dict[str, str] = {}
+    for text, name in zip(texts, classnames, strict=True):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"prompt of class {name!r} must be a text that is not empty, got {text!r}")
+        if text in seen:
+            raise ValueError(f"prompts must differ, got {text!r} for both {seen[text]!r} and {name!r}")
+        seen[text] = name
+
+
+def label_indices(chosen: Iterable[str | int], labels: Sequence[str]) -> list[int]:
+    """Return the class indices of labels given by name or index.
+
+    Raises:
+        ValueError: a label that the model does not have.
+    """
+    indices = []
+    for label in chosen:
+        if isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= label < len(labels):
+            indices.append(int(label))
+        elif isinstance(label, str) and label in labels:
+            indices.append(list(labels).index(label))
+        else:
+            raise ValueError(f"label must be one of the model's {len(labels)} labels, got {label!r}")
+    return indices
 
 
 def split_labels(text: str) -> list[str]:
@@ -31,8 +127,8 @@ def check_labels(labels: Sequence[str]) -> None:
     """Raise ValueError unless these are two or more different, non-empty class names."""
     if "" in labels:
         raise ValueError(f"labels must not be empty, got {list(labels)}")
-    if duplicates := _duplicates(labels):
-        raise ValueError(f"labels must differ, got {duplicates[0]!r} more than once")
+    if twice := [label for position, label in enumerate(labels) if label in labels[:position]]:
+        raise ValueError(f"labels must differ, got {twice[0]!r} more than once")
     if len(labels) < 2:
         raise ValueError(f"labels must name at least two classes, got {len(labels)}: {list(labels)}")
 
@@ -76,22 +172,10 @@ def read_prompts(path: str | Path) -> list[tuple[str, str]]:
     rows.sort(key=lambda row: row[2])  # stable: prompts of a class keep their order
     pairs = [(prompt, classname) for prompt, classname, _ in rows]
     try:
-        check_prompts(pairs)
+        resolve_prompts(pairs, None)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return pairs
-
-
-def check_prompts(pairs: Sequence[tuple[str, str]]) -> None:
-    """Raise ValueError unless these are different, non-empty prompts of at least two classes."""
-    for prompt, classname in pairs:
-        if not prompt.strip():
-            raise ValueError(f"prompts must not be empty, got an empty prompt for {classname!r}")
-    if duplicates := _duplicates(prompt for prompt, _ in pairs):
-        raise ValueError(f"prompts must differ, got {duplicates[0]!r} more than once")
-    classnames = list(dict.fromkeys(classname for _, classname in pairs))
-    if len(classnames) < 2:
-        raise ValueError(f"prompts must be of at least two classes, got {len(classnames)}: {classnames}")
 
 
 def _parse_row(row: dict[str, str | None], where: str) -> tuple[str, str, int]:
@@ -109,7 +193,7 @@ def _parse_row(row: dict[str, str | None], where: str) -> tuple[str, str, int]:
 
 
 def _check_indices(classes: Iterable[tuple[str, int]], path: Path) -> None:
-    """Raise ValueError unless classname and classidx name the same classes, one to one."""
+    """Raise ValueError unless each classname has one classidx and the reverse."""
     index_of: dict[str, int] = {}
     name_of: dict[int, str] = {}
     for classname, classidx in classes:
@@ -119,9 +203,3 @@ def _check_indices(classes: Iterable[tuple[str, int]], path: Path) -> None:
             raise ValueError(
                 f"{path}: classidx {classidx} must have one classname, got {name_of[classidx]!r} and {classname!r}"
             )
-
-
-def _duplicates(values: Iterable[str]) -> list[str]:
-    """Return the values that occur more than once, in order."""
-    seen: set[str] = set()
-    return [value for value in values if value in seen or seen.add(value)]

@@ -1,6 +1,7 @@
-"""Settings of every test: no network, no screen, no idle threads that spin, no writing into the checkout.
+"""Settings of every test, and the models that many tests share.
 
-They are set before anything imports torch or a Hugging Face library, which read them once.
+No network, no screen, no idle threads that spin, no writing into the checkout. The settings are made before anything
+imports torch or a Hugging Face library, which read them once.
 """
 
 import os
@@ -12,7 +13,47 @@ os.environ.pop("DIFFCLF_PROFILE", None)
 
 import pytest  # noqa: E402
 
+from diffclf.models import load_model  # noqa: E402
+from diffclf.models.gaussian import GaussianMixtureModel  # noqa: E402
+
 
 @pytest.fixture(autouse=True)
 def _reports_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFCLF_REPORTS", str(tmp_path / "reports"))
+
+
+@pytest.fixture(scope="session")
+def mini_sd():
+    return load_model("mini-sd", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_folder(tmp_path_factory):
+    """The folder of a tiny random Stable Diffusion; copy it before changing a file."""
+    from tiny import save_tiny_sd
+
+    return save_tiny_sd(tmp_path_factory.mktemp("tiny-sd"))
+
+
+@pytest.fixture(scope="session")
+def tiny_dit_folder(tmp_path_factory):
+    """The folder of a tiny random DiT with a learned variance; copy it before changing a file."""
+    from tiny import save_tiny_dit
+
+    return save_tiny_dit(tmp_path_factory.mktemp("tiny-dit"))
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tiny_sd_folder):
+    return load_model(tiny_sd_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_dit(tiny_dit_folder):
+    return load_model(tiny_dit_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def gaussian():
+    """Two overlapping round classes in two dimensions."""
+    return GaussianMixtureModel(means=[[-0.5, 0.0], [0.5, 0.25]], variances=[0.3, 0.3])

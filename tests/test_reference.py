@@ -1,25 +1,23 @@
 """The reference run is whole, small, and replaces the one before."""
 
-import json
-
 import numpy as np
 import pytest
-from notebook_maker import write_workbook
+from notebook_maker import write_notebook
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from diffclf.files import write_json
 from diffclf.workbook import reference
 from diffclf.workbook.reference import copy_reference
-from diffclf.workbook.results import write_json
 from diffclf.workbook.settings import reports_dir
 
 
 @pytest.fixture
 def full(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFCLF_NOTEBOOKS", str(tmp_path / "notebooks"))
-    write_workbook(tmp_path / "notebooks", {"01_one": ["x = 1"]})
+    write_notebook(tmp_path / "notebooks", "01_one", ["x = 1"])
     folder = reports_dir("full")
-    for name in ("figures", "tables", "logs"):
+    for name in ("figures", "tables"):
         (folder / name).mkdir(parents=True)
     described = PngInfo()
     described.add_itxt("Description", "A grey ramp – ε")
@@ -29,23 +27,22 @@ def full(tmp_path, monkeypatch):
     (folder / "tables" / "01_one-t.csv").write_text("a\n1\n")
     write_json(folder / "claims" / "01_one.json", {"claims": []})
     record = {"status": "ok", "seconds": 3.0, "error": "", "parameters": {"dataset": "/a/secret/place"}, "seed": 0}
-    write_json(folder / "run.json", {"notebooks": {"01_one": record}})
+    write_json(folder / "runs" / "01_one.json", record)
     return folder
 
 
 def test_copies_claims_tables_and_figures(full):
-    (reports_dir("reference") / "claims").mkdir(parents=True)
-    (reports_dir("reference") / "claims" / "99_old.json").write_text("{}")
+    write_json(reports_dir("reference") / "claims" / "99_old.json", {})
     target = copy_reference()
     found = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
-    assert found == ["claims/01_one.json", "figures/01_one-ramp.png", "run.json", "tables/01_one-t.csv"]
+    assert found == ["claims/01_one.json", "figures/01_one-ramp.png", "runs/01_one.json", "tables/01_one-t.csv"]
     with Image.open(target / "figures" / "01_one-ramp.png") as image:
         assert image.info["Description"] == "A grey ramp – ε"
         assert np.abs(np.asarray(image.convert("L"))[0].astype(int) - np.arange(256)).max() <= 2
-    assert "secret" not in (target / "run.json").read_text()
+    assert "secret" not in (target / "runs" / "01_one.json").read_text()
 
 
-def test_refuses_what_is_too_large(full, monkeypatch):
+def test_too_large_is_an_error(full, monkeypatch):
     monkeypatch.setattr(reference, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match=r"below 100 bytes, got .* largest: figures/01_one-ramp.png"):
         copy_reference()
@@ -53,9 +50,8 @@ def test_refuses_what_is_too_large(full, monkeypatch):
 
 
 @pytest.mark.parametrize("status", ["failed", "running", None])
-def test_refuses_a_run_that_is_not_whole(full, status):
-    content = json.loads((full / "run.json").read_text())
-    content["notebooks"] = {"01_one": {"status": status}} if status else {}
-    write_json(full / "run.json", content)
+def test_a_run_that_is_not_whole_is_an_error(full, status):
+    path = full / "runs" / "01_one.json"
+    write_json(path, {"status": status}) if status else path.unlink()
     with pytest.raises(ValueError, match="must be whole: .*01_one"):
         copy_reference()

@@ -1,60 +1,56 @@
-"""The report: what its pages say, and that a browser without a network shows all of it."""
+"""New notebooks from their files to the report; the report's pages, also in a browser without a network."""
 
-import re
+import sys
+from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from browser import load, measure, needs_chromium
-from notebook_maker import write_workbook
+from notebook_maker import make_claim, write_notebook
 
 from diffclf.workbook.report import build_report
 from diffclf.workbook.report.staging import stage
-from diffclf.workbook.runner import reproduce
+from diffclf.workbook.run.cost import cost_report
+from diffclf.workbook.run.plan import plan
+from diffclf.workbook.run.runner import reproduce
 
 FIRST = [
-    'from diffclf.workbook import Workbook, plots\nwb = Workbook("01_first", profile=profile, seed=seed)',
+    'from diffclf.workbook import Workbook\nwb = Workbook("01_first", profile=profile, seed=seed)',
     "## Mathematics\n\n$$\\hat\\epsilon = \\arg\\min_c \\mathbb{E}\\,(\\epsilon - \\epsilon_\\theta(x_t, c))^2$$"
     "\n\nand inline $x_t = \\sqrt{\\bar\\alpha_t}\\,x_0$. A word to search for: quokka.",
-    "fig, ax = plots.new_figure()\nplots.paper_curve(ax, [[0, 1], [500, 3], [1000, 2]])\n"
+    "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.plot([0, 500, 1000], [1, 3, 2])\n"
     'wb.show(fig, alt="A curve that rises and falls & <ends>", name="figure1")',
     "import pandas as pd\n"
     'wb.table(pd.DataFrame({f"a rather wide column {i}": [i, 2.5 * i] for i in range(9)}), "wide", caption="Wide")',
-    'wb.claim("more-is-better", 5.0, 1.0, 9.0, n=10)\nwb.claim("likes-cats", 5.0, -1.0, 9.0, n=10)',
-    "import ipywidgets\nipywidgets.IntSlider(value=3)",
-    "print('x' * 300)",
+    'wb.claim("more-is-better", 5.0, 1.0, 9.0, n=10, detail="On <pets>.")\n'
+    'wb.claim("likes-cats", 5.0, -1.0, 9.0, n=10)',
+    "from diffclf.workbook import interactive\ndraw = lambda t: plt.figure(figsize=(2, 1))\n"
+    'interactive.figure_slider(draw, [10, 500, 900], label="t", alt=lambda t: f"an empty plot {t}")',
+    "print('x' * 300)\nwb.provenance()",
 ]
 SECOND = [
     'from diffclf.workbook import Workbook\nwb = Workbook("02_second", profile=profile, seed=seed)\n'
     'wb.claim("never-counted", 5.0, 1.0, 9.0, n=10)',
-    "raise RuntimeError('out of <luck>')",
+    "raise RuntimeError('out of <luck>\\n```\\n# no heading')",
 ]
-CLAIMS = [
-    ("01_first", "more-is-better", "test"),
-    ("01_first", "likes-cats", "analogue"),
-    ("02_second", "never-counted", "test"),
-]
-
-
-def split_claims(folder):
-    """Rewrite claims.yaml with one list per notebook."""
-    import yaml
-
-    sections = {}
-    for block in (folder / "claims.yaml").read_text().strip().split("\n\n"):
-        for name, entries in yaml.safe_load(block).items():
-            sections.setdefault(name, []).extend(entries)
-    (folder / "claims.yaml").write_text(yaml.safe_dump(sections, allow_unicode=True))
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
+    """The report of two notebooks, each added as NN_name.ipynb, NN_name.yaml and an experiment, and nothing else."""
     folder = tmp_path_factory.mktemp("site")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFCLF_NOTEBOOKS", str(folder / "notebooks"))
         patch.setenv("DIFFCLF_REPORTS", str(folder / "reports"))
-        write_workbook(folder / "notebooks", {"01_first": FIRST, "02_second": SECOND}, CLAIMS)
-        split_claims(folder / "notebooks")
-        assert reproduce("mini") == 1
+        experiment = SimpleNamespace(evaluations=lambda settings: settings["n_classes"] * settings["n_images"])
+        for name in ("01_first", "02_second"):
+            patch.setitem(sys.modules, f"diffclf.experiments.e{name}", experiment)
+        claims = [make_claim("more-is-better"), make_claim("likes-cats", kind="analogue")]
+        write_notebook(folder / "notebooks", "01_first", FIRST, claims)
+        write_notebook(folder / "notebooks", "02_second", SECOND, [make_claim("never-counted")])
+        assert cost_report(plan("mini"), rate=lambda name: 10.0).splitlines()[-1].split()[:2] == ["total", "200"]
+        assert reproduce("mini", n_parallel=2) == 1
         page = build_report("mini", strict=True)
     return page.parent
 
@@ -67,6 +63,7 @@ def test_front_page_counts_only_what_ran(site):
     assert "1 of 2 notebooks did not run to their end" in text
     assert "out of &lt;luck&gt;" in text
     assert "12.5" in text and "[1, 9]" in text and "in the mini world" in text
+    assert "On &lt;pets&gt;." in text and "<luck>" not in text and "no heading</h1>" not in text
 
 
 def test_pages_name_everything_and_refer_to_nothing_elsewhere(site):
@@ -87,21 +84,7 @@ def test_pages_name_everything_and_refer_to_nothing_elsewhere(site):
     assert "require.min.js" not in (site / "nb" / "01_first.html").read_text()
 
 
-def test_styles_refer_to_files_that_are_there(site):
-    sheets = list(site.glob("_static/**/*.css"))
-    assert sheets
-    for sheet in sheets:
-        for address in re.findall(r"url\(\s*['\"]?([^'\")]+)", sheet.read_text()):
-            if not address.startswith(("data:", "#", "%23")):
-                assert "//" not in address and (sheet.parent / re.split("[?#]", address)[0]).exists(), (
-                    sheet.name,
-                    address,
-                )
-
-
 def loads(text):
-    from html.parser import HTMLParser
-
     found = []
 
     class Parser(HTMLParser):
@@ -117,6 +100,11 @@ def test_failed_page_is_marked_and_keeps_what_ran(site):
     assert 'class="failed"' in text and "RuntimeError: out of &lt;luck&gt;" in text
     assert "An Exception was encountered" not in text  # papermill's own banner
     assert 'class="failed"' not in (site / "nb" / "01_first.html").read_text()
+
+
+def test_slider_is_in_the_page(site):
+    text = (site / "nb" / "01_first.html").read_text()
+    assert 'type="range"' in text and text.count("data-frame style") == 3
 
 
 def test_figure_has_its_description(site):
@@ -164,9 +152,8 @@ def test_search_from_disk(site, tmp_path, word, hits):
     assert results.count("nb/01_first.html") == hits
 
 
-def notebook(folder, cells, metadata=None):
-    made = nbformat.v4.new_notebook(cells=cells, metadata=metadata or {})
-    nbformat.write(made, folder / "01_any.ipynb")
+def notebook(folder, cells):
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "01_any.ipynb")
     return folder / "01_any.ipynb"
 
 
@@ -177,9 +164,8 @@ def picture(alt, width=None):
 
 def test_staging_descriptions_one_picture_a_cell(tmp_path):
     code = nbformat.v4.new_code_cell("draw()", outputs=[picture("one", 700), picture("two\nlines")])
-    title = stage(
-        notebook(tmp_path, [nbformat.v4.new_markdown_cell("# **A** `title`"), code]), tmp_path / "o.ipynb", "ok", ""
-    )
+    source = notebook(tmp_path, [nbformat.v4.new_markdown_cell("# **A** `title`"), code])
+    title = stage(source, tmp_path / "o.ipynb", "")
     cells = nbformat.read(tmp_path / "o.ipynb", as_version=4).cells
     assert title == "A title"
     assert [cell.metadata["mystnb"]["image"] for cell in cells[1:]] == [
@@ -190,30 +176,24 @@ def test_staging_descriptions_one_picture_a_cell(tmp_path):
     assert [cell.source for cell in cells[1:]] == ["draw()", ""]
 
 
-def test_staging_hides_parameters_and_drops_widgets_and_banners(tmp_path):
-    widget = nbformat.v4.new_output(
-        "display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/plain": "IntSlider()"}
-    )
+def test_staging_hides_parameters_and_drops_banners(tmp_path):
     cells = [
-        nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("# a = 1", metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell("a = 2", metadata={"tags": ["injected-parameters"]}),
-        nbformat.v4.new_code_cell("slide()", outputs=[widget, picture("static")]),
         nbformat.v4.new_markdown_cell("error!", metadata={"tags": ["papermill-error-cell-tag"]}),
     ]
-    source = notebook(tmp_path, cells, {"widgets": {"application/vnd.jupyter.widget-state+json": {}}})
-    stage(source, tmp_path / "o.ipynb", "failed", "ValueError: <b>")
+    stage(notebook(tmp_path, cells), tmp_path / "o.ipynb", "ValueError: <b>")
     staged = nbformat.read(tmp_path / "o.ipynb", as_version=4)
     assert staged.cells[0].source == "# 01_any"
     assert 'class="failed"' in staged.cells[1].source and "ValueError: &lt;b&gt;" in staged.cells[1].source
     assert staged.cells[2].metadata.tags == ["hide-input", "parameters"]
     assert staged.cells[3].metadata.tags == ["injected-parameters"]
-    assert [list(output.data) for output in staged.cells[4].outputs] == [["image/png", "text/plain"]]
-    assert len(staged.cells) == 5 and "widgets" not in staged.metadata
+    assert len(staged.cells) == 4
 
 
 def test_staging_keeps_links_only_to_pages(tmp_path):
     text = "# T\n\nSee [one](01_any.ipynb#part), [**two**](02_none.ipynb) and [page](https://example.org)."
-    stage(notebook(tmp_path, [nbformat.v4.new_markdown_cell(text)]), tmp_path / "o.ipynb", "ok", "", {"01_any"})
+    stage(notebook(tmp_path, [nbformat.v4.new_markdown_cell(text)]), tmp_path / "o.ipynb", "", {"01_any"})
     staged = nbformat.read(tmp_path / "o.ipynb", as_version=4).cells[0].source
     assert staged == "# T\n\nSee [one](01_any.ipynb#part), **two** and [page](https://example.org)."
 

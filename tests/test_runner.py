@@ -1,15 +1,23 @@
-"""The runner, on made-up notebooks: what goes well, what fails, what is refused, and what is written down."""
+"""The runner, on made-up notebooks: what goes well, what fails, what is an error, and what is written down."""
 
-import json
-import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
-from notebook_maker import write_notebook, write_workbook
+import torch
+from notebook_maker import make_claim, write_notebook
 
-from diffclf.workbook.cost import evaluations, measure_rate, report_cost
-from diffclf.workbook.plan import plan
-from diffclf.workbook.runner import claims_table, reproduce
+from diffclf.models.conditioning import Conditioning
+from diffclf.progress import progress
+from diffclf.workbook.results import read_judged, read_run
+from diffclf.workbook.run.cost import cost_report, evaluations, measure_rate
+from diffclf.workbook.run.plan import plan
+from diffclf.workbook.run.runner import reproduce
 from diffclf.workbook.settings import reports_dir
 
 GOOD = [
@@ -19,14 +27,11 @@ GOOD = [
     'wb.claim("more-is-better", 5.0, 1.0, 9.0, n=10)\nwb.provenance()',
     "import os\nprint(os.getcwd(), os.environ['HF_HUB_OFFLINE'], os.environ['OMP_WAIT_POLICY'])",
 ]
-
 BAD = (
     "from diffclf.workbook import Workbook\n"
     'Workbook("02_error", profile).claim("never-counted", 5.0, 1.0, 9.0)\n'
     "print('before')"
 )
-
-CLAIMS = [("01_good", "more-is-better", "test"), ("02_error", "never-counted", "test")]
 
 
 @pytest.fixture
@@ -35,74 +40,59 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "notebooks"
 
 
-def executed(name):
-    return nbformat.read(reports_dir("mini") / "notebooks" / f"{name}.ipynb", as_version=4)
+def cells(name):
+    return nbformat.read(reports_dir("mini") / "notebooks" / f"{name}.ipynb", as_version=4).cells
 
 
-def run_json():
-    return json.loads((reports_dir("mini") / "run.json").read_text())["notebooks"]
+def statuses():
+    return {name: record["status"] for name, record in read_run(reports_dir("mini")).items()}
 
 
 def test_good_failing_and_killed_notebooks_side_by_side(folder, capsys):
-    notebooks = {
-        "01_good": GOOD,
-        "02_error": [BAD, "raise RuntimeError('on purpose')", "print('after')"],
-        "03_killed": ["print('alive')", "import os\nos.kill(os.getpid(), 9)"],
-    }
-    write_workbook(folder, notebooks, CLAIMS)
+    write_notebook(folder, "01_good", GOOD, [make_claim("more-is-better")])
+    write_notebook(folder, "02_error", [BAD, "raise RuntimeError('on purpose')"], [make_claim("never-counted")])
+    write_notebook(folder, "03_killed", ["print('alive')", "import os\nos.kill(os.getpid(), 9)"])
     write_notebook(folder, "04_untagged", ["print(1)"], tag="other")
-    assert reproduce("mini", parameters={"seed": "7"}, jobs=2) == 1
-    out = capsys.readouterr().out
-    records = run_json()
-    assert {name: record["status"] for name, record in records.items()} == {
-        "01_good": "ok",
-        "02_error": "failed",
-        "03_killed": "failed",
-        "04_untagged": "failed",
-    }
+    assert reproduce("mini", parameters={"seed": "7"}, n_parallel=2) == 1
+    out, records = capsys.readouterr().out, read_run(reports_dir("mini"))
+    assert statuses() == {"01_good": "ok", "02_error": "failed", "03_killed": "failed", "04_untagged": "failed"}
     assert records["02_error"]["error"].startswith("RuntimeError: on purpose")
     assert "DeadKernelError" in records["03_killed"]["error"]
     assert "one cell tagged 'parameters'" in records["04_untagged"]["error"]
-    assert "1 of 4 notebooks" in out and "FAILED 02_error" in out and "ok     01_good" in out
+    assert "1 of 4 notebooks" in out and "FAILED  02_error" in out and "ok      01_good" in out
 
     good = records["01_good"]
     assert good["parameters"] == {"profile": "mini", "seed": 7} and good["seed"] == 7
     assert good["environment"]["packages"]["papermill"] and good["environment"]["threads"] >= 1
     assert good["seconds"] > 0
-    printed = [cell.outputs[0].text for cell in executed("01_good").cells if cell.cell_type == "code" and cell.outputs
-               and "text" in cell.outputs[0]]  # fmt: skip
+    printed = [cell.outputs[0].text for cell in cells("01_good") if cell.get("outputs") and "text" in cell.outputs[0]]
     assert printed == ["10 7\n", f"{folder} 1 PASSIVE\n"]
-    assert any("before" in str(cell.get("outputs", "")) for cell in executed("02_error").cells)
+    assert any("before" in str(cell.get("outputs", "")) for cell in cells("02_error"))
     assert (reports_dir("mini") / "claims" / "02_error.json").is_file() and "never-counted" not in out
     assert "✓ holds" in out and "more-is-better" in out and "5 [1, 9]" in out
 
-
-def test_only_and_merging_of_records(folder, monkeypatch):
-    outcomes = iter(["ok", "RuntimeError: no", "ok"])
-    monkeypatch.setattr("diffclf.workbook.runner._execute", lambda *arguments: next(outcomes))
-    write_workbook(folder, {"01_one": ["x = 1"], "02_two": ["y = 1"]})
-    assert reproduce("mini", only=["2"]) == 0
-    assert {name: record["status"] for name, record in run_json().items()} == {"02_two": "ok"}
-    assert reproduce("mini", only=["01_one"]) == 1
-    assert [record["status"] for record in run_json().values()] == ["failed", "ok"]
-    assert reproduce("mini", only=["01"]) == 0
-    assert {name: record["status"] for name, record in run_json().items()} == {"01_one": "ok", "02_two": "ok"}
-    assert not list(reports_dir("mini").glob("**/*.partial"))
+    write_notebook(folder, "02_error", ["print(1)"], tag="other")
+    assert reproduce("mini", only=["2"]) == 1, "other notebooks' records stay, its own results go"
+    assert statuses() == {"01_good": "ok", "02_error": "failed", "03_killed": "failed", "04_untagged": "failed"}
+    assert not (reports_dir("mini") / "claims" / "02_error.json").exists()
 
 
-def test_an_interrupted_notebook_does_not_count(folder, monkeypatch):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("diffclf.workbook.runner._execute", interrupt)
-    write_workbook(folder, {"01_one": ["x = 1"]})
-    with pytest.raises(KeyboardInterrupt):
-        reproduce("mini")
-    assert run_json()["01_one"]["status"] == "running"
-    assert run_json()["01_one"]["error"] == "the run was interrupted"
-    (reports_dir("mini") / "claims").mkdir()
-    (reports_dir("mini") / "claims" / "01_one.json").write_text('{"claims": [{"kind": "test"}]}')
-    assert claims_table(reports_dir("mini")) == "No claims were judged."
+def test_an_interrupted_notebook_does_not_count(folder):
+    claims = [make_claim("more-is-better")]
+    write_notebook(folder, "01_good", [*GOOD[:2], "import time\nprint(os.getpid())\ntime.sleep(60)"], claims)
+    write_notebook(folder, "02_next", ["x = 1"])
+    command = [sys.executable, "-m", "diffclf", "reproduce", "--profile", "mini", "--no-report"]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True)
+    claimed = reports_dir("mini") / "claims" / "01_good.json"
+    for _ in range(600):
+        if claimed.is_file():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert "interrupted" in process.communicate(timeout=20)[1] and process.returncode == 130
+    (record,) = read_run(reports_dir("mini")).values()
+    assert (record["status"], record["error"]) == ("failed", "the run was interrupted")
+    assert claimed.is_file() and read_judged(reports_dir("mini")) == []
 
 
 @pytest.mark.parametrize(
@@ -115,94 +105,111 @@ def test_an_interrupted_notebook_does_not_count(folder, monkeypatch):
         ({"profile": "full"}, "--profile"),
     ],
 )
-def test_parameters_are_refused_before_anything_runs(folder, parameters, message):
-    write_workbook(folder, {"01_one": ["x = 1"]})
+def test_wrong_parameters_are_errors_before_anything_runs(folder, parameters, message):
+    write_notebook(folder, "01_one", ["x = 1"])
     with pytest.raises(ValueError, match=message):
         reproduce("mini", parameters=parameters)
     assert not reports_dir("mini").exists()
 
 
 def test_parameter_goes_only_to_notebooks_that_have_it(folder):
-    write_workbook(folder, {"01_one": ["x = 1"], "02_two": ["y = 1"]})
-    write_notebook(folder, "02_two", ["y = 1"], parameters='profile: str = ""\nwidth: float = 0.0')
-    first, second = plan("mini", parameters={"width": "3"})
+    write_notebook(folder, "01_one", ["x = 1"])
+    parameters = 'profile: str = ""\nwidth: float = 0.0\nmodel: str = ""'
+    write_notebook(folder, "02_two", ["y = 1"], settings={"all": {"width": 1.5}}, parameters=parameters)
+    first, second = plan("mini", parameters={"width": "3", "model": "7"})
     assert first.parameters == {"profile": "mini"}
-    assert second.parameters == {"profile": "mini", "width": 3.0}
-    assert isinstance(second.parameters["width"], float)
+    assert second.parameters == {"profile": "mini", "width": 3, "model": "7"}
+    assert (second.settings["width"], second.settings["model"]) == (3, "7")
 
 
-@pytest.mark.parametrize(("only", "message"), [(["07"], "got '07'"), (["one"], "got 'one'")])
-def test_unknown_notebook(folder, only, message):
-    write_workbook(folder, {"01_one": ["x = 1"]})
+@pytest.mark.parametrize(
+    ("profile", "only", "message"),
+    [
+        ("mini", ["07"], r"number or name \(01_one\), got '07'"),
+        ("mini", ["one"], "got 'one'"),
+        ("huge", [], "profile must be one of smoke, mini, full, paper, got 'huge'"),
+    ],
+)
+def test_unknown_notebook_or_profile(folder, profile, only, message):
+    write_notebook(folder, "01_one", ["x = 1"])
     with pytest.raises(ValueError, match=message):
-        reproduce("mini", only=only)
+        reproduce(profile, only=only)
 
 
-def test_unknown_profile(folder):
-    write_workbook(folder, {"01_one": ["x = 1"]})
-    with pytest.raises(ValueError, match="profile must be one of mini, got 'huge'"):
-        reproduce("huge")
-
-
-class Clock:
+class Slow:
     """A model whose forward pass takes a fixed time per evaluation."""
 
-    def __init__(self, seconds):
-        import torch
+    device, labels, latent_shape, schedule = torch.device("cpu"), None, (4, 2, 2), range(1000)
 
-        self.seconds, self.batches, self.device, self.labels, self.latent_shape = (
-            seconds, [], torch.device("cpu"), None, (4, 2, 2),
-        )  # fmt: skip
+    def __init__(self, seconds):
+        self.seconds, self.batches = seconds, []
 
     def encode_prompts(self, prompts):
-        import torch
-
-        return torch.zeros(len(prompts), 3)
+        return Conditioning({"states": torch.zeros(len(prompts), 3)})
 
     def denoise(self, x_t, t, cond):
-        import time
-
-        assert x_t.shape[0] == t.shape[0] == cond.shape[0]
+        assert len(x_t) == len(t) == len(cond)
         self.batches.append(len(t))
         time.sleep(self.seconds * len(t))
         return x_t
 
 
 def test_rate_is_evaluations_per_second():
-    model = Clock(0.002)
+    model = Slow(0.002)
     assert measure_rate(model, seconds=0.5) == pytest.approx(500, rel=0.15)
-    assert max(model.batches) <= 64
+    assert model.batches[-1] == 16, "a batch of 16 takes over a sixteenth of the time"
 
 
-def test_dry_run_adds_up_and_runs_nothing(folder, capsys, monkeypatch):
-    write_workbook(folder, {"01_one": ["x = 1"], "02_two": ["y = 1"]})
+@pytest.fixture
+def budgets(monkeypatch):
+    """Experiments of notebooks 01_one and 02_two: 100 evaluations an image."""
+    for name in ("01_one", "02_two"):
+        experiment = SimpleNamespace(evaluations=lambda settings: 10 * settings["n_classes"] * settings["n_images"])
+        monkeypatch.setitem(sys.modules, f"diffclf.experiments.e{name}", experiment)
+
+
+def test_cost_adds_up(folder, budgets):
+    for name in ("01_one", "02_two"):
+        write_notebook(folder, name, ["x = 1"])
+    write_notebook(folder, "03_untagged", ["x = 1"], tag="other")
     jobs = plan("mini", parameters={"n_images": 20})
-    assert [evaluations(job, "mini") for job in jobs] == [2000, 2000]  # twice the images, twice the budget
-    rows = report_cost(jobs, "mini", rate=lambda name: 10.0)
-    assert [row[1] for row in rows] == ["2,000", "2,000", "4,000"]
-    assert [row[2] for row in rows] == ["about 3 min", "about 3 min", "about 7 min"]
-    assert rows[-1][3] == "none"
-    rows = report_cost(jobs, "mini", rate=lambda name: "no such model")
-    assert rows[-1][2] == "not measured"
-    monkeypatch.setattr("diffclf.workbook.cost._rate", lambda name: 10.0)
-    assert reproduce("mini", dry_run=True) == 0
-    assert "total     2,000        about 3 min  none" in capsys.readouterr().out
-    assert not os.path.exists(reports_dir("mini"))
+    rows = [line.split("  ") for line in cost_report(jobs, rate=lambda name: 10.0).splitlines()[2:]]
+    rows = [[cell.strip() for cell in row if cell] for row in rows]
+    assert rows[0] == ["01_one", "2,000", "about 3 min 20 s", "none"] and rows[2][:3] == ["03_untagged", "–", "–"]
+    assert rows[-1] == ["total", "4,000", "about 6 min 40 s", "none"]
+    assert "total        4,000        not measured" in cost_report(jobs, rate=lambda name: "no such model")
+    assert not reports_dir("mini").exists()
 
 
-def test_dry_run_names_downloads(folder):
-    write_workbook(folder, {"01_one": ["x = 1"]})
-    profile = folder / "profiles" / "mini.yaml"
-    text = profile.read_text().replace("mini-sd", "nobody/no-model").replace("mini-items", "pets")
-    profile.write_text(text + "\n  download_gb: {nobody/no-model: 5.2}\n")
-    row = report_cost(plan("mini"), "mini", rate=lambda name: 10.0)[0]
-    assert row[3] == "nobody/no-model (about 5.2 GB), pets"
-    assert row[2] == "not measured (model not here)"
+def test_cost_needs_an_experiment(folder):
+    write_notebook(folder, "01_one", ["x = 1"])
+    with pytest.raises(ValueError, match="01_one must have a module diffclf.experiments.e01_one with evaluations"):
+        evaluations(plan("mini")[0])
 
 
-def test_model_and_dataset_can_be_local_folders(folder, tmp_path):
-    write_workbook(folder, {"01_one": ["x = 1"]})
-    write_notebook(folder, "01_one", ["x = 1"], parameters='profile: str = ""\nmodel: str = ""\ndataset: str = ""')
+def test_cost_names_downloads_and_takes_local_folders(folder, budgets, tmp_path):
+    settings = {"all": {"model": "nobody/no-model", "dataset": "pets", "download_gb": {"nobody/no-model": 5.2}}}
+    parameters = 'profile: str = ""\nmodel: str = ""\ndataset: str = ""'
+    write_notebook(folder, "01_one", ["x = 1"], settings=settings, parameters=parameters)
+    line = cost_report(plan("mini"), rate=lambda name: 10.0).splitlines()[2]
+    assert "not measured: model not here" in line
+    assert "nobody/no-model (about 5.2 GB), pets (timm/oxford-iiit-pet, CC-BY-SA-4.0)" in line
     (job,) = plan("mini", parameters={"model": str(tmp_path), "dataset": str(tmp_path)})
     assert job.settings["model"] == job.settings["dataset"] == str(tmp_path)
-    assert report_cost([job], "mini", rate=lambda name: 10.0)[0][3] == "none"
+    assert cost_report([job], rate=lambda name: 10.0).splitlines()[2].endswith("none")
+
+
+def test_progress_is_silent_in_a_pipe_and_speaks_to_the_runner(tmp_path, monkeypatch, capsys):
+    for name in ("JPY_SESSION_NAME", "VSCODE_PID", "DIFFCLF_PROGRESS"):
+        monkeypatch.delenv(name, raising=False)
+    assert sum(progress(range(5), desc="counting")) == 10
+    monkeypatch.setenv("DIFFCLF_PROGRESS", str(tmp_path / "progress"))
+    assert sum(progress(range(5), desc="counting")) == 10
+    assert sum(progress(range(5), desc="unwanted", enabled=False)) == 10
+    text = (tmp_path / "progress").read_text()
+    assert "counting" in text and "5/5" in text
+    monkeypatch.delenv("DIFFCLF_PROGRESS")
+    monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
+    assert capsys.readouterr() == ("", "")
+    assert sum(progress(range(5), desc="watched")) == 10
+    assert "watched" in capsys.readouterr().err

@@ -19,7 +19,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from diffclf.cli import COMMANDS, build_parser
+from diffclf.commands.main import COMMANDS, build_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -76,10 +76,6 @@ def test_lock_leaves_cuda_and_torchvision_out():
     assert not [name for name in lock() if name.startswith(("nvidia", "cuda", "triton", "torchvision"))]
 
 
-def test_lock_names_no_host_and_no_path():
-    assert not re.search(r"://|/|@|--", (ROOT / "requirements.lock").read_text())
-
-
 def test_environment_takes_its_versions_from_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, from_pip = environment["dependencies"]
@@ -123,8 +119,6 @@ def test_readme_links_lead_somewhere():
 
 
 def test_readme_library_example_runs():
-    if not (ROOT / "data/models/mini-sd/model_index.json").exists():
-        pytest.skip("mini-sd has not been trained")
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     images = np.random.default_rng(0).integers(0, 256, size=(2, 32, 32, 3), dtype=np.uint8)
     names = {"images": list(images), "image": images[0]}
@@ -147,22 +141,12 @@ def test_makefile_runs_commands_that_exist():
     assert commands <= set(COMMANDS)
 
 
-def test_recipes_use_the_virtual_environment():
-    recipes = re.findall(r"^\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    tools = r"(?:^|&& |\|\| |; )@?(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:pip|pytest|ruff|jupyter|uv|diffclf|python3?)\b"
-    assert [line for line in recipes if re.search(tools, line)] == []
-
-
-def test_ci_runs_lint_tests_and_notebooks():
+def test_ci_runs_lint_and_tests():
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     lines = script.read_text().splitlines()
     assert "set -euo pipefail" in lines
-    assert [line for line in lines if line.startswith("make ")] == [
-        "make lint",
-        "make test",
-        "make reproduce PROFILE=smoke",
-    ]
+    assert {"make lint", "make test"} <= set(lines)
 
 
 def test_citation_names_the_paper():
@@ -178,19 +162,22 @@ def test_citation_names_the_paper():
 
 
 def imported(path: Path) -> set[str]:
-    """Return the top-level packages that a module imports, anywhere in it."""
+    """Return the other top-level packages that a module imports, anywhere in it."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     return {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"diffclf"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "diffclf").rglob("*.py")), ids=lambda path: path.stem)
-def test_imports_are_declared(path):
+def test_imports_are_declared():
     distributions = importlib.metadata.packages_distributions()
     declared = {canonicalize_name(requirement.name) for requirement in asked_for()}
-    undeclared = [n for n in imported(path) if not declared & {canonicalize_name(d) for d in distributions.get(n, [n])}]
-    assert undeclared == []
+    found = [(path.name, name) for path in sorted((ROOT / "diffclf").rglob("*.py")) for name in imported(path)]
+    assert [
+        (path, name)
+        for path, name in found
+        if not declared & {canonicalize_name(dist) for dist in distributions.get(name, [name])}
+    ] == []
 
 
 def test_import_is_light():
@@ -198,7 +185,31 @@ def test_import_is_light():
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     modules = set(json.loads(out.stdout.splitlines()[-1]))
     assert "diffclf" in modules
-    assert not modules & {"matplotlib", "papermill", "pandas", "xarray", "zarr", "torchvision"}
+    assert not modules & {"matplotlib", "papermill", "pandas", "xarray", "diffusers", "torchvision"}
+
+
+LAYERS = [
+    {"files", "paths", "progress", "stats", "prompts", "images", "schedule"},
+    {"trials", "models"},
+    {"errortable", "evaluator", "pruning"},
+    {"search"},
+    {"classifier", "bank"},
+    {"baselines", "datasets"},
+    {"experiments", "mini"},
+    {"workbook", "bench"},
+    {"commands"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+
+def test_dependencies_point_one_way():
+    wrong = []
+    for path in sorted((ROOT / "diffclf").rglob("*.py")):
+        own = path.relative_to(ROOT / "diffclf").with_suffix("").parts[0]
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        used = {node.module.split(".")[1] for node in nodes if (node.module or "").startswith("diffclf.")}
+        wrong += [(own, name) for name in used if own in RANK and RANK[name] > RANK[own]]
+    assert wrong == []
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -269,18 +280,36 @@ def test_checked_cells_have_stored_outputs_and_no_others_have(cells):
     assert kinds <= {"stream", "execute_result", "display_data"}
 
 
-def test_one_parameters_cell(cells):
-    assert sum("parameters" in tags(cell) for cell in cells) == 1
-
-
 def test_no_absolute_paths(cells):
     text = [source(cell) + json.dumps(cell.get("outputs", "")) for cell in cells]
     assert [found[0] for found in map(ABSOLUTE_PATH.search, text) if found] == []
 
 
-def test_cells_are_few_and_short(cells):
+def test_cells_are_few_and_short_and_define_no_function(cells):
+    """At most ten lines of 88 columns besides imports."""
     assert len(cells) <= 40
-    assert [source(cell) for cell in code_cells(cells) if len(source(cell).splitlines()) > 15] == []
+    for cell in code_cells(cells):
+        nodes = ast.parse(source(cell)).body
+        assert not [node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+        lines = source(cell).splitlines()
+        assert len(lines) - sum(node.end_lineno - node.lineno + 1 for node in imports) <= 10, source(cell)
+        assert max(map(len, lines)) <= 88, source(cell)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_its_settings_its_experiment_and_its_plots(path):
+    assert path.with_suffix(".yaml").is_file()
+    assert (ROOT / "diffclf" / "experiments" / f"e{path.stem}.py").is_file()
+    assert (ROOT / "diffclf" / "workbook" / "plots" / f"nb{path.stem[:2]}.py").is_file()
+
+
+def test_parameters_cell_takes_model_images_number_and_seed(cells):
+    (cell,) = (cell for cell in cells if "parameters" in tags(cell))
+    assert len(source(cell).splitlines()) <= 8
+    values = {}
+    exec(source(cell), values)
+    assert [values[key] for key in ("profile", "model", "dataset", "n_images", "seed")] == ["", "", "", 0, 0]
 
 
 def test_notebooks_are_stripped():
@@ -288,17 +317,13 @@ def test_notebooks_are_stripped():
     entry = next(hook["entry"] for hook in hooks if hook["id"] == "nbstripout")
     flags = shlex.split(entry)[3:]
     assert flags[0] == "--keep-id"
-    if not NOTEBOOKS:
-        pytest.skip("no notebooks")
     command = [sys.executable, "-m", "nbstripout", "--verify", *flags, *map(str, NOTEBOOKS)]
     out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 0, out.stdout + out.stderr
 
 
-def test_card_of_mini_sd_has_the_checksums_of_its_weights():
-    folder = ROOT / "data/models/mini-sd"
-    if not (folder / "model_index.json").exists():
-        pytest.skip("mini-sd has not been trained")
+@pytest.mark.parametrize("folder", sorted((ROOT / "data/models").iterdir()), ids=lambda folder: folder.name)
+def test_cards_of_models_have_the_checksums_of_their_weights(folder):
     stated = re.findall(r"^([0-9a-f]{64})  (\S+)$", (folder / "README.md").read_text(), re.MULTILINE)
     actual = [(sha256(path.read_bytes()).hexdigest(), path) for path in folder.rglob("*.safetensors")]
-    assert sorted(stated) == sorted((digest, path.relative_to(folder).as_posix()) for digest, path in actual)
+    assert sorted(stated) == sorted((digest, path.relative_to(folder).as_posix()) for digest, path in actual) != []

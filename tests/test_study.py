@@ -1,31 +1,30 @@
-"""The study: fixed schedules found on tune images, every strategy scored on the same trials of test images."""
+"""The study: what is chosen on tune images, and every strategy scored on the same trials of test images."""
 
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import save_tiny_sd
 
-from diffclf import Racing, Staged, load_model
-from diffclf.mini.harness import TASKS, Task, nearest_mean_scorer, open_task
-from diffclf.pruning import replay
-from diffclf.workbook.study import (
+from diffclf import Racing, Staged
+from diffclf.experiments.study import (
     STUDY,
-    _auroc,
-    _Runs,
-    best_fixed,
-    cheapest_race,
-    fixed_schedules,
-    staged_winners,
-    study_table,
+    ablation_rows,
+    ablations,
+    exhaustive_curve,
+    project,
+    projection_rows,
+    read_study,
+    remaining_rivals,
+    strategy_rows,
     study_task,
+    task_facts,
+    weighted_accuracies,
 )
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory):
-    return load_model(save_tiny_sd(tmp_path_factory.mktemp("study") / "sd"))
+from diffclf.experiments.tasks import TASKS, Task, open_task, races
+from diffclf.experiments.tuning import best_fixed, cheapest_race, fixed_schedules, run_task
+from diffclf.pruning.calibration import calibrate
+from diffclf.search import search
 
 
 def test_schedules_come_by_cost_each_once():
@@ -36,106 +35,128 @@ def test_schedules_come_by_cost_each_once():
     assert all(max(schedule.keep) < 10 for schedule in fixed_schedules(10, (4, 8), (30, 10, 3)))
 
 
-def test_winners_of_many_images_at_once_are_those_of_the_replay():
-    errors = np.random.default_rng(0).random((30, 10, 16)).astype(np.float32)
-    sums = np.cumsum(errors, axis=2, dtype=np.float64)
-    for schedule in fixed_schedules(10, (2, 4, 16), (5, 2)):
-        tables = [replay(schedule, table[:, : schedule.trials[-1]]) for table in errors]
-        last = [np.flatnonzero((~np.isnan(t)).sum(axis=1) == schedule.trials[-1]) for t in tables]
-        expected = [rows[t[rows].mean(axis=1, dtype=np.float64).argmin()] for rows, t in zip(last, tables, strict=True)]
-        assert staged_winners(schedule, sums).tolist() == expected
+def test_the_list_of_trials_holds_those_of_a_race_and_of_the_schedules(tiny_sd, tmp_path):
+    for task in TASKS.values():
+        data, bank = open_task(task, tiny_sd, "tune", 2, tmp_path)
+        assert len(bank.prompts) == len(data.classnames) + len(task.tree)
+        for strategy in (*races(task).values(), task.schedule, task.reference):
+            assert bank.trials.starts_with(strategy.trial_list())
 
 
-def test_an_unknown_error_that_is_asked_for_is_no_winner():
-    errors = np.random.default_rng(0).random((2, 4, 8))
-    errors[0, errors[0, :, :4].mean(axis=1).argmax(), 5:] = np.nan  # of the prompt that is not kept
-    errors[1, :, 4:] = np.nan
-    sums = np.cumsum(errors, axis=2)
-    assert (staged_winners(Staged((4, 8), (3, 1), "random"), sums) >= 0).tolist() == [True, False]
-    assert (staged_winners(Staged((4,), (1,), "random"), sums) >= 0).all()
+def test_a_run_leaves_the_nodes_of_a_label_tree_out_of_its_tables_but_counts_them(tiny_sd, tmp_path):
+    task = TASKS["mini-coloured-items"]
+    data, bank = open_task(task, tiny_sd, "tune", 3, tmp_path)
+    plain = run_task(bank, data, Staged((2,), (1,), "random"))
+    assert plain.tables.shape == (3, 60, 2) and plain.spent.tolist() == [120] * 3
+    assert plain.right.tolist() == (plain.tables.mean(axis=2).argmin(axis=1) == data.labels).tolist()
+    tree = races(task, Racing(threshold=2.0))["label tree, race"]
+    run = run_task(bank, data, tree)
+    tables = list(search(bank, data.images, tree.prepare(tiny_sd, data.classnames)))
+    assert run.tables.shape == (3, 60, 128) and run.spent.tolist() == [table.n_evaluations for table in tables]
+    assert ((~np.isnan(run.tables)).sum(axis=(1, 2)) < run.spent).all()
 
 
-def test_the_cheapest_schedule_that_is_not_worse_is_found_and_only_what_it_took_is_computed(sd, tmp_path):
-    task = Task("mini-items", Staged((4, 12), (3, 1), "random"), Staged((8,), (1,), "random"), 160, 9, 3, (3,))
-    data, bank = open_task(task, sd, "tune", 160, tmp_path)
-    with pytest.raises(KeyError, match="images must be in the bank"):
-        best_fixed(task, bank, data, np.zeros(160, dtype=bool))
-    bank.fill(data.images, np.broadcast_to(np.arange(500) < 4, (10, 500)))
-    found, said = best_fixed(task, bank, data, np.zeros(160, dtype=bool))  # nobody is worse than never right
-    assert found == Staged((4,), (1,), "random") and said["tried"] == 1 and said["low"] > -0.02
-    right = bank.errors(data.images)[:, :, :4].mean(axis=2).argmin(axis=1) == data.labels
-    assert best_fixed(task, bank, data, right)[1]["value"] == 0
-    assert np.isnan(bank.errors(data.images)[:, :, 4:]).all()
+def test_the_cheapest_schedule_that_is_not_worse_is_found(tiny_sd, tmp_path):
+    data, bank = open_task(TASKS["mini-items"], tiny_sd, "tune", 160, tmp_path)
+    found, difference, tried = best_fixed(
+        bank, data, (3,), np.zeros(160, dtype=bool)
+    )  # nobody is worse than never right
+    assert found == Staged((4,), (1,), "random") and tried == 1 and difference.low > -0.02
+    assert bank.n_evaluations == 160 * 10 * 4, "only what it took is computed"
+    right = run_task(bank, data, found).right
+    assert best_fixed(bank, data, (3,), right)[1].value == 0
+    with pytest.raises(ValueError, match="schedules must include one that is not worse by -1, got none among"):
+        best_fixed(bank, replace(data, images=data.images[:4], labels=data.labels[:4]), (), right[:4], margin=-1)
 
 
-def test_the_race_with_the_smallest_threshold_that_is_not_worse_is_found(sd, tmp_path):
-    task, race = TASKS["mini-items"], Racing(trials=32, threshold=1.5)
-    data, bank = open_task(task, sd, "tune", 40, tmp_path)
-    tune = _Runs(bank, data)
-    tune.right["reference"] = np.zeros(40, dtype=bool)
-    assert cheapest_race(race, tune) == replace(race, threshold=1.0), "the last tried"
-    tune.right["reference"] = np.ones(40, dtype=bool)
-    assert cheapest_race(race, tune) == race, "none is as good as a perfect reference"
-    assert cheapest_race(Racing(trials=32), tune) == Racing(trials=32), "which has no threshold to lower"
-    assert np.isnan(bank.errors(data.images)[:, :, :32]).any(), "only what was asked for is computed"
+def test_the_race_with_the_smallest_threshold_that_is_not_worse_is_found(tiny_sd, tmp_path):
+    race = Racing(trials=32, threshold=1.5)
+    data, bank = open_task(TASKS["mini-items"], tiny_sd, "tune", 40, tmp_path)
+    never, always = np.zeros(40, dtype=bool), np.ones(40, dtype=bool)
+    assert cheapest_race(race, bank, data, never) == replace(race, threshold=1.0), "the last tried"
+    assert cheapest_race(race, bank, data, always) == race, "none is as good as a perfect reference"
+    assert cheapest_race(Racing(trials=32), bank, data, never) == Racing(trials=32), "which has no threshold to lower"
 
 
-def test_every_strategy_is_scored_on_the_same_images(sd, tmp_path):
+def test_every_strategy_is_scored_on_the_same_images(tiny_sd, tmp_path):
     item = TASKS["mini-coloured-items"]
-    task = Task(item.dataset, Staged((4, 12), (3, 1), "random"), Staged((4,), (1,), "random"), 4, 4, 3, (3,), item.tree)
-    found = study_task(task, sd, tmp_path, pool=600, margin=1)
+    task = Task(item.dataset, Staged((4, 12), (3, 1), "random"), Staged((8,), (1,), "random"), 4, 4, 3, (3,), item.tree)
+    found = study_task(task, tiny_sd, tmp_path, pool=600, margin=1)
     assert found["classes"] == 60 and found["images"] == 4
     rows = found["strategies"]
-    assert list(rows) == [
-        "paper's schedule",
-        "best fixed schedule",
-        "race",
-        "label tree, race",
-        "shortlist, race",
-    ]
+    names = ["paper's schedule", "best fixed schedule", "race", "label tree, race", "shortlist, race"]
+    assert list(rows) == names
     assert rows["paper's schedule"]["evaluations"]["value"] == 60 * 4 + 3 * 8
     assert rows["paper's schedule"]["difference"]["value"] == 0
     assert rows["shortlist, race"]["evaluations"]["value"] <= 3 * 128 < rows["race"]["evaluations"]["value"]
-    assert [row["evaluations"] for row in found["exhaustive"]][:4] == [60, 120, 240, 480]
+    assert [row["evaluations"] for row in found["exhaustive"]] == [60, 120, 240, 480]
     left = found["remaining"]
     assert left["trials"] == Racing().looks() and left["rivals_left"] == sorted(left["rivals_left"], reverse=True)
-    assert study_task(task, sd, tmp_path, pool=600, margin=1) == found
+    for what in ("auroc_of_evaluations", "auroc_of_margin"):
+        assert found["confidence"][what] is None or 0 <= found["confidence"][what] <= 1
+    assert study_task(task, tiny_sd, tmp_path, pool=600, margin=1) == found
     json.dumps(found)
 
 
-def test_area_under_the_curve_by_hand():
-    assert _auroc(np.array([3, 2, 1, 0]), np.array([True, True, False, False])) == 1
-    assert _auroc(np.array([3, 0, 1, 1]), np.array([True, True, False, False])) == 0.5
-    assert _auroc(np.array([1, 1, 1]), np.array([True, False, False])) == 0.5
-    assert _auroc(np.array([1, 2]), np.array([True, True])) is None
+def test_ablations_calibrate_races_with_and_without_on_the_same_images(tiny_sd, tmp_path):
+    found = ablations(tiny_sd, tmp_path, n_trials=24, n_images=6, error=1)
+    assert found["images"] == 6
+    for name, race in {
+        "race": Racing(trials=24),
+        "independent noise": Racing(trials=24, antithetic=False),
+        "own variances": Racing(trials=24, prior_pairs=0),
+    }.items():
+        data, bank = open_task(TASKS["mini-items"], tiny_sd, "tune", 6, tmp_path, antithetic=race.antithetic)
+        tables = bank.errors(data.images, n_trials=24)
+        assert found["races"][name]["evaluations"] == calibrate(race, tables, error=1).n_evaluations
+        assert found["races"][name]["full_accuracy"] == np.mean(tables.mean(axis=2).argmin(axis=1) == data.labels)
+    n_images, rows = ablation_rows({"tried": found})
+    assert n_images == 6 and rows["every second block of noises mirrored"]["result"] in ("kept", "no help")
 
 
-def test_the_nearest_mean_beats_chance_by_far():
-    from diffclf.datasets import load_dataset
-    from diffclf.images import load_images, to_pixels
+def test_weights_help_where_only_some_trials_tell_classes_apart():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=400)
+    errors = rng.normal(0, 0.3, (400, 4, 20))
+    errors[:, :, :10] += 3 * rng.normal(0, 1, (400, 4, 10))  # trials that only differ
+    errors[np.arange(400), labels, 10:] -= 0.3
+    found = weighted_accuracies(errors, labels)
+    assert found["1 / spread squared"] > found["flat"] + 0.2 > found["spread"] + 0.2
 
-    data, score = load_dataset("mini-items", "tune", 60), nearest_mean_scorer("mini-items", n_images=1000)
-    best = [score(to_pixels(image, 32)).argmax() for image in load_images(data.images)]
-    assert np.mean(np.array(best) == data.labels) > 0.4
+
+def test_a_projection_by_hand():
+    # 8 trials of all 10, 8 more of the winner and a third of 9 rivals, nothing more once none is left
+    assert project(10, [8, 16, 24], [1 / 3, 0, 0]) == 80 + 8 * 4
+    assert project(100, [8, 16], [0.1, 0.1]) == 800 + 8 * (1 + 9.9)
+    study = {"tasks": {"a": {"remaining": {"trials": [8, 16], "rivals_left": [0.5, 0]}}}}
+    row = projection_rows({"Pets": [37, [5, 1], [25, 250], 0]}, study)["Pets"]
+    assert row["paper's schedule"] == Staged((25, 250), (5, 1)).evaluations(37)
+    assert row["race, as on a"] == pytest.approx(8 * 37 + 8 * 19)
 
 
-def test_the_shipped_study_is_of_the_shipped_weights():
-    from diffclf.workbook.study import read_study
+def test_a_measured_task_is_hardly_overestimated():
+    rng, race = np.random.default_rng(0), Racing(threshold=2.0)
+    tables = rng.normal(0, 1, (40, 8, 128)) + rng.normal(0, 1, (40, 8, 1))
+    spent = np.mean([list(race.rounds(table))[-1].n_evaluations for table in tables])
+    # dearer only by the winner's own trials where several rivals are left on one image and none on another
+    assert spent <= project(8, **remaining_rivals(race, tables)) <= 1.25 * spent
 
-    model = load_model("mini-sd")
-    study = read_study(model)
+
+def test_the_shipped_study_is_of_the_shipped_weights(mini_sd, tiny_sd):
+    study = read_study(mini_sd)
     assert study is not None, f"{STUDY} must be of the weights; run diffclf bench --full"
     for name, task in study["tasks"].items():
-        assert TASKS[name].schedule.evaluations(task["classes"]) == round(
-            task["strategies"]["paper's schedule"]["evaluations"]["value"]
-        )
+        row = strategy_rows(task)["paper's schedule"]
+        assert TASKS[name].schedule.evaluations(task_facts(task)["classes"]) == round(row["evaluations"])
+        spent, accuracy = exhaustive_curve(task)
+        assert spent[0] == task_facts(task)["classes"] and 0 < accuracy[0].value < accuracy[-1].value < 100
+    assert read_study(tiny_sd) is None
 
 
-def test_the_table_says_what_is_shown_by_the_lower_bound():
-    def row(evaluations, low):
+def test_the_rows_say_what_is_shown_by_the_lower_bound():
+    def run(evaluations, low):
         return {key: {"value": evaluations, "low": low, "high": 1} for key in ("accuracy", "evaluations", "difference")}
 
-    task = {"strategies": {"paper's schedule": row(100, 0), "a": row(50, -0.019), "b": row(20, -0.021)}}
-    table = study_table(task)
-    assert table["not worse by 2 points"].tolist() == ["", "shown", "not shown"]
-    assert table["times fewer"].tolist() == [1, 2, 5] and table.loc["a", "difference (points)"].level == 0.9
+    rows = strategy_rows({"strategies": {"paper's schedule": run(100, 0), "a": run(50, -0.019), "b": run(20, -0.021)}})
+    assert [row["not worse by 2 points"] for row in rows.values()] == ["", "shown", "not shown"]
+    assert [row["times fewer"] for row in rows.values()] == [1, 2, 5] and rows["a"]["difference (points)"].level == 0.9

@@ -1,89 +1,105 @@
 """Training of the miniature models: resumable, reproducible, exported in the hub's layout."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiTPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
+from test_world import write_idx
 
-from diffclf.mini.autoencoder import build_autoencoder, encode_scenes, scale_latents, train_autoencoder
-from diffclf.mini.checkpoint import log_loss, trim_log
-from diffclf.mini.denoiser import build_denoiser, build_scheduler, draw_captions, train_denoiser
-from diffclf.mini.export import export_pipeline, export_version, import_denoiser
-from diffclf.mini.tokenizer import build_tokenizer
-from diffclf.mini.world import sample_scenes
+from diffclf.commands.main import main
+from diffclf.datasets.world import COLOURS, ITEMS, LAYOUTS, caption_pair, caption_single, sample_scenes
+from diffclf.mini.autoencoder import build_autoencoder, encode_scenes, scale_latents
+from diffclf.mini.card import card_text, write_card
+from diffclf.mini.dit import build_dit, drop_labels, hybrid_loss
+from diffclf.mini.export import export_version
+from diffclf.mini.latents import SCHEDULE, LatentBatch, LatentBatches, build_scheduler, cached_latents
+from diffclf.mini.measure import measure
+from diffclf.mini.sd import build_denoiser, denoising_loss, draw_captions, import_denoiser, tokenize
+from diffclf.mini.tokenizer import MAX_LENGTH, WORDS, build_tokenizer
+from diffclf.mini.training import Plan, train
+from diffclf.models import load_model
+from diffclf.models.loading import built_in_models
+from diffclf.paths import data_dir
+
+LABELS = np.arange(40) % 10
+PHOTOS = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
 
 
-@pytest.fixture
-def photos() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (40, 28, 28), dtype=np.uint8), np.arange(40) % 10
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-@pytest.fixture
-def latents(photos):
-    scenes = sample_scenes(photos[1], 20, 12, rng=np.random.default_rng(1))
-    return torch.randn(32, 4, 8, 8, generator=torch.Generator().manual_seed(0)), scenes
-
-
-def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+# The loop
 
 
 class Killed(Exception):
     pass
 
 
-def kill(_: object) -> None:
+def kill(_):
     raise Killed
 
 
-def test_autoencoder_resumes_where_it_was_killed(photos, tmp_path, monkeypatch):
-    options = {"n_samples": 16, "batch_size": 4, "save_every": 2}
-    whole = train_autoencoder(*photos, tmp_path / "whole", **options)
-    from diffclf.mini import autoencoder
+def fit(folder, milestones=None, **options):
+    """Fit a plane to its points, 450 steps."""
 
-    calls = []
+    def draw(step):
+        x = torch.randn(8, 2, generator=torch.Generator().manual_seed(step))
+        return x, x.sum(1, keepdim=True)
 
-    def draw(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 4:
-            raise Killed
-        return sample_scenes(*args, **kwargs)
+    def loss(line, batch):
+        return (line(batch[0]) - batch[1]).square().mean()
 
-    monkeypatch.setattr(autoencoder, "sample_scenes", draw)
+    torch.manual_seed(0)
+    plan = Plan("line", 3600, batch_size=8, learning_rate=0.1, warm_up=10, save_every=200, **options)
+    return train(torch.nn.Linear(2, 1), draw, loss, plan, folder, milestones)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, average):
+    whole = fit(tmp_path / "whole", average=average)
     with pytest.raises(Killed):
-        train_autoencoder(*photos, tmp_path / "killed", **options)
-    assert equal(whole, train_autoencoder(*photos, tmp_path / "killed", **options))
-    assert len(calls) == 6  # steps 0, 1, 2, the killed 3, then 2 and 3 again
+        fit(tmp_path / "killed", {310 * 8: kill}, average=average)  # last checkpoint: step 200
+    again = fit(tmp_path / "killed", average=average)
+    assert torch.equal(whole.weight, again.weight) and not again.training
+    torch.testing.assert_close(again.weight, torch.ones(1, 2), atol=0.05, rtol=0)
+    logs = [(tmp_path / name / "line.csv").read_text().splitlines() for name in ("whole", "killed")]
+    assert logs[0][0] == "step,samples,loss,seconds" and len(logs[0]) == 5
+    assert [row.rsplit(",", 1)[0] for row in logs[0]] == [row.rsplit(",", 1)[0] for row in logs[1]]
 
 
-def test_denoiser_resumes_where_it_was_killed(latents, tmp_path):
-    tokenizer = build_tokenizer(tmp_path / "tokenizer")
-    options = {"n_samples": 32, "batch_size": 8, "save_every": 2}
-    whole = train_denoiser(*latents, tokenizer, tmp_path / "whole", **options)
-    with pytest.raises(Killed):
-        train_denoiser(*latents, tokenizer, tmp_path / "killed", milestones={24: kill}, **options)
-    assert equal(whole, train_denoiser(*latents, tokenizer, tmp_path / "killed", **options))
+def test_the_rate_warms_up_and_decays():
+    linear = Plan("a", 1000, 1, learning_rate=2.0, warm_up=10)
+    cosine = Plan("a", 1000, 1, learning_rate=2.0, warm_up=10, decay="cosine")
+    assert [round(linear.rate(step), 6) for step in (0, 4, 9)] == [0.2, 1.0, 2.0]
+    assert [round(linear.rate(step), 6) for step in (500, 1000)] == [1.05, 0.0]
+    assert [round(cosine.rate(step), 6) for step in (500, 1000)] == [1.0, 0.0]
 
 
-def test_training_lowers_the_loss(latents, tmp_path):
-    tokenizer = build_tokenizer(tmp_path / "tokenizer")
-    train_denoiser(*latents, tokenizer, tmp_path, n_samples=100 * 8, batch_size=8, learning_rate=0.01)
-    rows = np.genfromtxt(tmp_path / "denoiser.csv", delimiter=",", names=True)
-    assert rows["loss"] < 0.9  # mean over the steps; predicting no noise at all costs 1
-    assert rows["samples"] == 800
+# Latents, captions, losses
 
 
-def test_captions_are_dropped_one_time_in_ten(photos):
-    scenes = sample_scenes(photos[1], 3000, 0, rng=np.random.default_rng(0))
-    captions = draw_captions(scenes, np.random.default_rng(0))
-    assert 0.08 < captions.count("") / 3000 < 0.12
-    with_colour = sum(len(caption.split()) == 6 for caption in captions)  # a photo of a red sneaker
-    assert 0.4 < with_colour / 3000 < 0.5
+def test_latents_are_computed_once_for_the_same_scenes(tmp_path):
+    torch.manual_seed(0)
+    vae = build_autoencoder().eval()
+    vae.register_to_config(scaling_factor=3.0)
+    scenes = sample_scenes(LABELS, 5, 3, rng=np.random.default_rng(1))
+    flip = np.arange(8) % 2 == 1
+    path = tmp_path / "latents.pt"
+    first = cached_latents(vae, scenes, PHOTOS, path, flip)
+    plain = cached_latents(vae, scenes, PHOTOS, tmp_path / "plain.pt")
+    assert first.dtype == torch.float16 and first.shape == (8, 4, 8, 8)
+    assert torch.equal(first[~flip], plain[~flip]) and not torch.isclose(first[flip], plain[flip]).all((1, 2, 3)).any()
+    torch.save(first + 0.001, path)
+    assert torch.equal(cached_latents(vae, scenes, PHOTOS, path, flip), first + 0.001)  # read, not computed
+    assert torch.equal(cached_latents(vae, scenes, PHOTOS, path), plain)  # other scenes: computed anew
 
 
-def test_scaled_latents_have_unit_deviation(photos):
+def test_scaled_latents_have_unit_deviation():
     torch.manual_seed(0)
     vae = build_autoencoder().eval()
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
@@ -92,53 +108,144 @@ def test_scaled_latents_have_unit_deviation(photos):
     assert AutoencoderKL.from_config(vae.config).config.scaling_factor == factor
 
 
-def test_exported_pipeline_is_complete_and_loads_back(tmp_path):
+def test_captions_and_labels_are_dropped_one_time_in_ten():
+    scenes = sample_scenes(LABELS, 3000, 0, rng=np.random.default_rng(0))
+    captions = draw_captions(scenes, np.random.default_rng(0))
+    assert 0.08 < captions.count("") / 3000 < 0.12
+    with_colour = sum(len(caption.split()) == 6 for caption in captions)  # a photo of a red sneaker
+    assert 0.4 < with_colour / 3000 < 0.5
+    labels = drop_labels(scenes.item[:, 0], 10, np.random.default_rng(0)).numpy()
+    assert 0.08 < (labels == 10).mean() < 0.12
+    np.testing.assert_array_equal(labels[labels < 10], scenes.item[labels < 10, 0])
+
+
+def test_a_batch_is_the_same_whenever_it_is_drawn_and_noised_as_the_schedule_says():
+    latents = torch.randn(32, 4, 8, 8)
+    draw = LatentBatches(latents, lambda index, rng: (torch.from_numpy(index),), 16, seed=3, stream=2)
+    one, again, other = draw(5), draw(5), draw(6)
+    assert all(torch.equal(a, b) for a, b in zip(one[:4], again[:4], strict=True))
+    assert not torch.equal(one.eps, other.eps) and torch.equal(one.x0, latents[one.cond[0]])
+    assert (one.t // 62.5 == torch.arange(16)).all(), "one timestep in each sixteenth"
+    x_t = SCHEDULE.alpha[one.t].view(-1, 1, 1, 1) * one.x0 + SCHEDULE.sigma[one.t].view(-1, 1, 1, 1) * one.eps
+    torch.testing.assert_close(one.x_t, x_t.float())
+
+
+def test_the_variational_bound_does_not_move_the_prediction_of_the_noise():
+    x0, eps, output = torch.randn(3, 2, 4, 8, 8).unbind(0)[0], torch.randn(2, 4, 8, 8), torch.randn(2, 8, 8, 8)
+    t = torch.tensor([0, 500])
+    batch = LatentBatch(x0, eps, SCHEDULE.add_noise(x0, eps, t), t, (torch.tensor([1, 2]),))
+    output.requires_grad_()
+    network = SimpleNamespace(eval=lambda: lambda x_t, timestep, class_labels: SimpleNamespace(sample=output))
+    hybrid_loss(network, batch).backward()
+    torch.testing.assert_close(output.grad[:, :4], 2 * (output[:, :4] - eps).detach() / eps.numel())
+    assert (output.grad[:, 4:] != 0).all()
+
+
+@pytest.mark.parametrize("name", ["denoiser", "dit"])
+def test_training_lowers_the_loss(tmp_path, tokenizer, name):
+    latents = torch.randn(32, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    scenes = sample_scenes(LABELS, 20, 12, rng=np.random.default_rng(1))
     torch.manual_seed(0)
-    vae = build_autoencoder()
-    vae.register_to_config(scaling_factor=0.5)
-    tokenizer = build_tokenizer(tmp_path / "tokenizer")
-    denoiser = build_denoiser(tokenizer)
-    export_pipeline(vae, denoiser, tmp_path / "pipe")
-    assert next(denoiser.parameters()).dtype == torch.float32
-    state = load_file(tmp_path / "pipe" / "text_encoder" / "model.safetensors")
-    assert all(key.startswith("text_model.") for key in state)
-    assert {"vocab.json", "merges.txt", "tokenizer.json"} <= {p.name for p in (tmp_path / "pipe/tokenizer").iterdir()}
-    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "pipe")
-    assert pipe.vae.config.scaling_factor == 0.5
+    if name == "denoiser":
+        module, loss = build_denoiser(tokenizer), denoising_loss
+        draw = LatentBatches(latents, lambda i, rng: tokenize(draw_captions(scenes[i], rng), tokenizer), 8, 0, 2)
+    else:
+        module, loss = build_dit(), hybrid_loss
+        draw = LatentBatches(latents, lambda i, rng: (drop_labels(scenes.item[i, 0], 10, rng),), 8, 0, 6)
+    before = loss(module, draw(0)).item()
+    train(module, draw, loss, Plan(name, 30 * 8, 8, learning_rate=0.003, warm_up=1, average=False), tmp_path)
+    assert loss(module, draw(0)).item() < 0.95 * before
+
+
+# The recipes, on a forty-photograph world
+
+
+def run_recipe(name, folder, *options):
+    photos = write_idx(folder / "photos", "train", n=40)
+    arguments = ["--fashion-mnist", photos, "--work", folder / "work", "--out", folder / name, "--scale", "0.0005"]
+    assert main(["train", name, *map(str, [*arguments, "--samples", 256, "--threads", 1, *options])]) == 0
+    return folder / name
+
+
+def test_mini_sd_is_complete_and_can_be_trained_on(tmp_path):
+    folder = run_recipe("mini-sd", tmp_path)
+    state = load_file(folder / "text_encoder" / "model.safetensors")
+    assert all(key.startswith("text_model.") for key in state), "transformers 4 needs the prefix"
+    assert {"vocab.json", "merges.txt", "tokenizer.json"} <= {p.name for p in (folder / "tokenizer").iterdir()}
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    assert pipe.vae.config.scaling_factor not in (1, 0.18215)
     assert torch.equal(pipe.scheduler.alphas_cumprod, build_scheduler().alphas_cumprod)
-    for mine, theirs in ((denoiser.unet, pipe.unet), (denoiser.text_encoder, pipe.text_encoder)):
-        theirs = dict(theirs.state_dict())
-        for key, value in mine.state_dict().items():
-            torch.testing.assert_close(theirs[key].float(), value, rtol=1e-3, atol=1e-5)
     pipe.set_progress_bar_config(disable=True)
     image = pipe("a photo of a red sneaker", height=32, width=32, num_inference_steps=2).images[0]
     assert image.size == (32, 32)
+    run_recipe("mini-sd", tmp_path / "more", "--start-from", folder)
+    assert load_model(tmp_path / "more" / "mini-sd").labels is None
 
 
-def test_training_continues_from_an_exported_pipeline(latents, tmp_path):
-    tokenizer = build_tokenizer(tmp_path / "tokenizer")
+def test_a_version_loads_back(tmp_path, tokenizer):
     torch.manual_seed(0)
     denoiser = build_denoiser(tokenizer)
-    export_version(denoiser, tmp_path / "version")
-    again = import_denoiser(tmp_path / "version", tokenizer)
-    assert torch.equal(
-        again.text_encoder.state_dict()["final_layer_norm.weight"],
-        denoiser.text_encoder.state_dict()["final_layer_norm.weight"],
-    )
-    torch.testing.assert_close(again.unet.conv_in.weight, denoiser.unet.conv_in.weight, rtol=1e-3, atol=1e-5)
-    train_denoiser(*latents, tokenizer, tmp_path / "more", n_samples=8, batch_size=8, start_from=again)
+    export_version(denoiser.unet, denoiser.text_encoder, tmp_path)
+    again = import_denoiser(tmp_path).state_dict()
+    for name, value in denoiser.state_dict().items():
+        torch.testing.assert_close(again[name], value, rtol=1e-3, atol=1e-5)  # half precision
+    assert denoiser.unet.dtype == torch.float32, "the original stays as it is"
 
 
-def test_log_forgets_what_came_after_the_checkpoint(tmp_path):
-    path = tmp_path / "loss.csv"
-    trim_log(path, 100)
-    for step in (100, 200, 300):
-        log_loss(path, step, 2 * step, 0.5, 1.0)
-    trim_log(path, 200)
-    log_loss(path, 300, 600, 0.25, 2.0)
-    assert path.read_text().split() == [
-        "step,samples,loss,seconds",
-        "100,200,0.500000,1.0",
-        "200,400,0.500000,1.0",
-        "300,600,0.250000,2.0",
-    ]
+def test_mini_dit_is_complete_and_has_a_card(tmp_path):
+    folder = run_recipe("mini-dit", tmp_path)
+    model = load_model(folder, device="cpu")
+    assert model.labels == ITEMS and model.learns_variance and model.image_size == 32
+    pipe = DiTPipeline.from_pretrained(folder)
+    assert pipe.get_label_ids(["sneaker"]) == [7]
+    found = measure(model, folder / "measures.json", n_images=1)
+    assert set(found) == {"fingerprint", "n_trials", "reconstruction", "item"}
+    (folder / "training" / "dit.csv").write_text("step,samples,loss,seconds\n100,12800,0.5,60\n200,25600,0.3,120\n")
+    write_card(folder)
+    card = (folder / "README.md").read_text()
+    assert "| dit | 25,600 | 2 | 0.4000 |" in card and "| item (10 classes) |" in card
+    assert {"samples.png", "loss.png"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", built_in_models())
+def test_the_card_of_an_embedded_model_is_current(name):
+    folder = data_dir() / "models" / name
+    assert (folder / "README.md").read_text(encoding="utf-8") == card_text(folder)
+
+
+# Tokenizer
+
+
+def test_every_word_is_one_token(tokenizer):
+    parts = [part for word in WORDS for part in word.split("-")]
+    tokens = [tokenizer.tokenize(part) for part in parts]
+    assert tokens == [[f"{part}</w>"] for part in parts]
+    assert tokenizer.tokenize("t-shirt") == ["t</w>", "-</w>", "shirt</w>"]
+    ids = [tokenizer.convert_tokens_to_ids(token)[0] for token in tokens]
+    assert len(set(ids)) == len(set(parts)) and tokenizer.unk_token_id not in ids
+
+
+def test_the_longest_caption_is_not_cut(tokenizer):
+    assert tokenizer.model_max_length == MAX_LENGTH
+    longest = 0
+    for first in ITEMS:
+        for layout in LAYOUTS:
+            caption = caption_pair(("green", first), layout, ("magenta", "t-shirt"))
+            ids = tokenizer(caption).input_ids
+            assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+            assert tokenizer.decode(ids, skip_special_tokens=True).replace(" - ", "-").strip() == caption
+            longest = max(longest, len(ids))
+    assert longest == MAX_LENGTH
+
+
+def test_captions_have_tokens_of_their_own(tokenizer):
+    captions = [caption_single(item, colour) for item in ITEMS for colour in (None, *COLOURS)]
+    captions += [caption_pair(("red", "bag"), layout, ("blue", "coat")) for layout in LAYOUTS]
+    ids = {tuple(tokenizer(caption).input_ids) for caption in captions}
+    assert len(ids) == len(captions)
+
+
+def test_any_other_text_is_spelt(tokenizer):
+    ids = tokenizer("Zebra crossing, 3 €!").input_ids
+    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "zebracrossing,3€!"
+    assert tokenizer("SNEAKER").input_ids == tokenizer("sneaker").input_ids

@@ -1,19 +1,21 @@
-"""Timesteps spread evenly, noise that depends on seed, image and trial alone."""
+"""Timesteps spread over their range, noise that depends on seed, image and number alone."""
 
 import numpy as np
 import pytest
 import torch
 
 from diffclf.trials import (
-    STRATEGIES,
+    DESIGNS,
+    TrialList,
     Trials,
     antithetic_noises,
+    design_size,
+    design_timesteps,
     even,
     image_key,
     label_to_index,
     nested_positions,
     spread_order,
-    strategy_timesteps,
     uniform,
 )
 
@@ -24,10 +26,9 @@ SHAPE = (4, 8, 8)
 def test_uniform_is_the_set_of_midpoints(n_timesteps):
     for n in range(1, n_timesteps + 1):
         expected = [int((i + 0.5) * n_timesteps / n + 1e-9) for i in range(n)]
-        assert sorted(uniform(n, n_timesteps).tolist()) == expected, n
+        assert sorted(uniform(n, n_timesteps).tolist()) == expected == even(n, n_timesteps).tolist(), n
         assert len(set(expected)) == n
     np.testing.assert_array_equal(even(5), [100, 300, 500, 700, 900])
-    np.testing.assert_array_equal(even(10), range(50, 1000, 100))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 10, 25, 64, 100, 250, 500, 1000])
@@ -37,30 +38,10 @@ def test_every_prefix_of_uniform_is_spread(n):
     for k in range(1, n + 1):
         points = np.concatenate([[0], np.sort(timesteps[:k]), [1000]])
         assert np.diff(points).max() <= 2 * 1000 / k + 1000 / n + 1, k
-
-
-def test_spread_order_is_a_permutation_that_halves_the_range():
-    for n in range(1, 300):
-        assert sorted(spread_order(n).tolist()) == list(range(n))
     assert spread_order(8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
 
 
-@pytest.mark.parametrize("n", [0, -1, 1001])
-def test_uniform_takes_one_to_all_timesteps(n):
-    with pytest.raises(ValueError, match=rf"must lie in 1\.\.1000, got {n}"):
-        uniform(n)
-
-
-def test_labels_of_the_paper_are_indices_except_the_last():
-    assert [label_to_index(label) for label in (0, 1, 500, 999, 1000)] == [0, 1, 500, 999, 999]
-    assert label_to_index(50, 50) == 49
-    for label in (-1, 1001):
-        with pytest.raises(ValueError, match=rf"must lie in 0\.\.1000, got {label}"):
-            label_to_index(label)
-
-
-def test_the_eight_strategies_of_figure_4():
-    assert len(STRATEGIES) == 8
+def test_the_eight_designs_of_figure_4():
     expected = {
         "0,500,1000": {0: 10, 500: 10, 999: 10},
         "0": {0: 30},
@@ -70,39 +51,80 @@ def test_the_eight_strategies_of_figure_4():
         "Even 5": dict.fromkeys(range(100, 1000, 200), 6),
         "Even 10": dict.fromkeys(range(50, 1000, 100), 3),
     }
+    assert set(DESIGNS) == {"Uniform", *expected} and design_size("Uniform") == 1
+    np.testing.assert_array_equal(design_timesteps("Uniform", 30), uniform(30))
     for name, counts in expected.items():
-        timesteps = strategy_timesteps(name, 30)
+        timesteps = design_timesteps(name, 30)
         assert dict(zip(*(c.tolist() for c in np.unique(timesteps, return_counts=True)), strict=True)) == counts
-        cycle = len(counts)
-        assert len(set(timesteps[:cycle].tolist())) == cycle, "every timestep once before any twice"
-    np.testing.assert_array_equal(strategy_timesteps("Uniform", 30), uniform(30))
+        assert len(set(timesteps[: design_size(name)])) == len(counts), "every timestep once before any twice"
+    assert sorted(set(design_timesteps("0,500,1000", 6, 100).tolist())) == [0, 50, 99]
+    assert sorted(set(design_timesteps("Even 5", 5, 100).tolist())) == [10, 30, 50, 70, 90]
+    assert [label_to_index(label) for label in (0, 1, 500, 999, 1000)] == [0, 1, 500, 999, 999]
 
 
-def test_strategies_scale_to_another_number_of_timesteps():
-    assert sorted(set(strategy_timesteps("0,500,1000", 6, 100).tolist())) == [0, 50, 99]
-    assert sorted(set(strategy_timesteps("Even 5", 5, 100).tolist())) == [10, 30, 50, 70, 90]
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: uniform(0), r"must lie in 1\.\.1000, got 0"),
+        (lambda: uniform(1001), r"must lie in 1\.\.1000, got 1001"),
+        (lambda: label_to_index(-1), r"must lie in 0\.\.1000, got -1"),
+        (lambda: label_to_index(1001), r"must lie in 0\.\.1000, got 1001"),
+        (lambda: design_timesteps("odd", 10), "design must be one of .*, got 'odd'"),
+        (lambda: design_timesteps("Even 10", 9), "n_trials of 'Even 10' must be at least 10, got 9"),
+        (lambda: TrialList([5, 900, 20], [0, 1]), "noises must be as many as the 3 timesteps, got 2"),
+        (lambda: TrialList.every_noise_at([7], 0), "n_noises must be at least 1, got 0"),
+    ],
+)
+def test_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
-def test_bad_strategies_are_refused():
-    with pytest.raises(ValueError, match="strategy must be one of .*, got 'odd'"):
-        strategy_timesteps("odd", 10)
-    with pytest.raises(ValueError, match="n_trials of 'Even 10' must be at least 10, got 9"):
-        strategy_timesteps("Even 10", 9)
+@pytest.mark.parametrize("seed", range(5))
+def test_every_prefix_of_a_power_of_two_and_every_block_of_eight_has_one_position_in_each_part(seed):
+    for k in range(11):
+        assert sorted(np.floor(nested_positions(2**k, seed) * 2**k)) == list(range(2**k))
+    eighths = np.floor(nested_positions(1000, seed) * 8).reshape(-1, 8)
+    assert (np.sort(eighths, axis=1) == np.arange(8)).all()
+    pairs = np.floor(nested_positions(1024, seed) * 8).reshape(-1, 2, 8)
+    assert (pairs[:, 0] == pairs[:, 1]).all(), "a block and its mirror image, in the same order"
+    np.testing.assert_array_equal(nested_positions(20, seed), nested_positions(1000, seed)[:20])
 
 
-# Noise
+def test_each_position_by_itself_is_uniform():
+    first = np.array([nested_positions(8, seed) for seed in range(4000)])
+    assert np.abs(first.mean(axis=0) - 0.5).max() < 0.02  # the standard deviation is 0.0046
+    assert np.abs(first.var(axis=0) - 1 / 12).max() < 0.004
+
+
+def test_every_second_block_of_noises_mirrors_the_one_before():
+    blocks = [range(8), [~k for k in range(8)], range(16, 24), [~k for k in range(16, 24)], range(32, 40)]
+    assert antithetic_noises(40).ravel().tolist() == [number for block in blocks for number in block]
+    twice = antithetic_noises(24, repeats=2)
+    assert len(set(twice.ravel())) == 48 and twice[3].tolist() == [6, 7] and twice[11].tolist() == [~6, ~7]
+
+
+def test_a_list_starts_with_another_of_the_same_timesteps_and_noises():
+    trials = TrialList([5, 900, 20], [0, ~0, 1])
+    assert len(trials) == 3 and trials.starts_with(trials[:2]) and trials.starts_with(trials)
+    assert not trials[:2].starts_with(trials), "it is longer"
+    assert not trials.starts_with(TrialList([5, 900])) and not trials.starts_with(TrialList([5, 901], [0, ~0]))
+    assert TrialList([5, 900]).noises.tolist() == [0, 1] and trials[[2, 0]].noises.tolist() == [1, 0]
+    assert trials[[2, 0]].timesteps.tolist() == [20, 5]
+    grid = TrialList.every_noise_at([7, 400, 999], 2)
+    assert grid.timesteps.tolist() == [7, 7, 400, 400, 999, 999] and grid.noises.tolist() == [0, 1] * 3
 
 
 def test_noise_of_a_trial_depends_on_nothing_else_that_is_asked_for():
     trials = Trials(uniform(50), seed=3, key=12345, latent_shape=SHAPE)
     together = trials.noise(range(50))
     assert together.shape == (50, *SHAPE) and together.dtype == torch.float32 and together.device.type == "cpu"
-    again = Trials(uniform(50), seed=3, key=12345, latent_shape=SHAPE)
-    for index in (49, 0, 7):
-        assert torch.equal(again.noise([index])[0], together[index])
     assert torch.equal(trials.noise([7, 3, 7]), together[[7, 3, 7]])
     longer = Trials(even(1000), seed=3, key=12345, latent_shape=SHAPE)
     assert torch.equal(longer.noise(range(50)), together), "nor on the timesteps or their number"
+    listed = Trials(TrialList([5, 900, 20], [3, ~3, 11]), 3, 12345, SHAPE)
+    assert torch.equal(listed.noise(range(3)), torch.stack([together[3], -together[3], together[11]]))
+    assert torch.equal(listed.noise([1]), -together[[3]])
 
 
 def test_noise_is_the_same_in_every_version_of_the_program():
@@ -111,65 +133,33 @@ def test_noise_is_the_same_in_every_version_of_the_program():
     assert first == pytest.approx([0.5504453182, 0.0596980341, -1.5677983761, -0.5580145121], abs=1e-6)
 
 
-def test_noise_differs_by_seed_key_and_index():
-    noises = [
-        Trials(uniform(4), seed, key, SHAPE).noise([index])[0]
+def test_noise_is_standard_normal_and_differs_by_seed_key_and_number():
+    others = [
+        Trials(np.zeros(100), seed, key, SHAPE).noise(range(100))
         for seed in (0, 1, -1)
         for key in (None, 0, 1, 2**64 - 1)
-        for index in (0, 3)
     ]
-    rows = torch.stack(noises).flatten(1).double()
-    correlation = torch.corrcoef(rows).abs().fill_diagonal_(0)
-    assert correlation.max() < 5 / 256**0.5
+    rows = torch.cat(others).flatten(1).double()
+    n = rows.numel()
+    assert abs(rows.mean()) < 4 / n**0.5
+    assert abs(rows.var() - 1) < 4 * (2 / n) ** 0.5
+    assert abs((rows**4).mean() - 3) < 4 * (96 / n) ** 0.5
+    assert abs((rows[:, :-1] * rows[:, 1:]).mean()) < 4 / n**0.5, "neighbouring elements"
+    assert torch.corrcoef(rows).abs().fill_diagonal_(0).max() < 6 / 256**0.5, "any two noises"
 
 
-def test_noise_is_standard_normal_and_independent():
-    eps = Trials(np.zeros(2000), 0, 99, SHAPE).noise(range(2000)).double()
-    n = eps.numel()
-    assert abs(eps.mean()) < 4 / n**0.5
-    assert abs(eps.var() - 1) < 4 * (2 / n) ** 0.5
-    assert abs((eps**4).mean() - 3) < 4 * (96 / n) ** 0.5
-    assert abs((eps[:-1] * eps[1:]).mean()) < 4 / n**0.5, "neighbouring trials"
-    assert abs((eps[..., :-1] * eps[..., 1:]).mean()) < 4 / n**0.5, "neighbouring elements"
-
-
-def test_without_a_key_all_images_share_the_noise():
-    shared = [Trials(uniform(5), 0, None, SHAPE).noise([2]) for _ in range(2)]
-    assert torch.equal(*shared)
-    assert not torch.equal(shared[0], Trials(uniform(5), 0, 0, SHAPE).noise([2]))
-
-
-def test_a_noise_and_its_mirror_image_are_named_by_number():
-    plain = Trials(uniform(40), 0, 7, SHAPE).noise(range(40))
-    trials = Trials([5, 900, 20], 0, 7, SHAPE, noises=[3, ~3, 11])
-    assert torch.equal(trials.noise(range(3)), torch.stack([plain[3], -plain[3], plain[11]]))
-    assert torch.equal(trials.noise([1]), -plain[[3]]), "nor does it matter what else is asked for"
-    with pytest.raises(ValueError, match="noises must be as many as the 3 timesteps, got 2"):
-        Trials([5, 900, 20], 0, 7, SHAPE, noises=[0, 1])
-
-
-def test_every_second_block_of_nested_trials_mirrors_the_one_before():
-    noises = antithetic_noises(40).ravel()
-    blocks = [range(8), [~k for k in range(8)], range(16, 24), [~k for k in range(16, 24)], range(32, 40)]
-    assert noises.tolist() == [number for block in blocks for number in block]
-    twice = antithetic_noises(24, repeats=2)
-    assert len(set(twice.ravel())) == 48 and twice[3].tolist() == [6, 7] and twice[11].tolist() == [~6, ~7]
-    eighth = np.floor(nested_positions(1024, 5) * 8).reshape(-1, 2, 8)
-    assert (eighth[:, 0] == eighth[:, 1]).all(), "at timesteps in the same eighth"
-
-
-@pytest.mark.parametrize("indices", [[5], [-1], [0, 9]])
-def test_trials_that_are_not_there_have_no_noise(indices):
-    with pytest.raises(IndexError, match=r"must lie in 0\.\.4"):
-        Trials(uniform(5), 0, 0, SHAPE).noise(indices)
-    assert Trials(uniform(5), 0, 0, SHAPE).noise([]).shape == (0, *SHAPE)
+def test_trials_that_are_not_there_have_no_noise():
+    trials = Trials(uniform(5), 0, 0, SHAPE)
+    for indices in ([5], [-1], [0, 9]):
+        with pytest.raises(IndexError, match=r"must lie in 0\.\.4"):
+            trials.noise(indices)
+    assert trials.noise([]).shape == (0, *SHAPE)
 
 
 def test_image_key_changes_with_any_pixel_and_with_the_shape():
     pixels = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     key = image_key(pixels)
     assert 0 <= key < 2**64
-    assert image_key(pixels.clone()) == key
     assert image_key(pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)) == key, "values count, not their layout"
     changed = pixels.clone()
     changed[2, 31, 31] += 1 / 255

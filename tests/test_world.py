@@ -9,10 +9,9 @@ import pytest
 from torch import from_numpy
 from torch.nn.functional import adaptive_avg_pool2d
 
-from diffclf.mini import photos as photos_module
-from diffclf.mini.photos import SPLITS, load_photos
-from diffclf.mini.tokenizer import MAX_LENGTH, WORDS, build_tokenizer
-from diffclf.mini.world import (
+from diffclf.datasets import photos as photos_module
+from diffclf.datasets.photos import SPLITS, load_photos
+from diffclf.datasets.world import (
     COLOURS,
     HELD_OUT,
     ITEMS,
@@ -20,7 +19,6 @@ from diffclf.mini.world import (
     OPPOSITE,
     Scenes,
     caption_pair,
-    caption_single,
     held_out_mask,
     render,
     sample_scenes,
@@ -52,15 +50,7 @@ def test_a_single_is_the_tinted_photograph_in_the_middle(colour):
     np.testing.assert_allclose(picture, expected, atol=0.51)
 
 
-@pytest.mark.parametrize(
-    ("layout", "first", "second"),
-    [
-        ("left", (8, 0), (8, 16)),
-        ("right", (8, 16), (8, 0)),
-        ("above", (0, 8), (16, 8)),
-        ("below", (16, 8), (0, 8)),
-    ],
-)
+@pytest.mark.parametrize(("layout", "first", "second"), [("left", (8, 0), (8, 16)), ("below", (16, 8), (0, 8))])
 def test_a_pair_lies_as_its_layout_says(layout, first, second):
     picture = render(one(layout), PHOTOS)[0]
     expected = np.zeros((32, 32, 3))
@@ -77,6 +67,7 @@ def test_scenes_are_drawn_each_by_itself():
     np.testing.assert_array_equal(render(mixed[order], PHOTOS), together[order])
     np.testing.assert_array_equal(render(mixed[7:8], PHOTOS)[0], together[7])
     assert len(mixed) == 50 and len(mixed[:0]) == 0 and render(mixed[:0], PHOTOS).shape == (0, 32, 32, 3)
+    np.testing.assert_array_equal(render(Scenes.concatenate([mixed[:7], mixed[7:]]), PHOTOS), together)
 
 
 # Sampling
@@ -115,12 +106,9 @@ def test_scenes_are_consistent_and_repeatable():
     np.testing.assert_array_equal(singles.photo[:, 0], singles.photo[:, 1])
     np.testing.assert_array_equal(singles.colour[:, 0], singles.colour[:, 1])
     assert len(set(singles.photo[:, 0].tolist())) == 300, "no photograph twice before all were used"
-    again, other = scenes(), scenes(seed=1)
-    np.testing.assert_array_equal(again.photo, drawn.photo)
-    np.testing.assert_array_equal(again.colour, drawn.colour)
-    assert (other.photo != drawn.photo).any()
-    twice = np.bincount(scenes(1000, 0).photo[:, 0], minlength=500)
-    assert (twice == 2).all()
+    np.testing.assert_array_equal(scenes().colour, drawn.colour)
+    assert (scenes(seed=1).photo != drawn.photo).any()
+    assert (np.bincount(scenes(1000, 0).photo[:, 0], minlength=500) == 2).all()
 
 
 def test_colours_of_an_item_are_equally_frequent_among_those_allowed():
@@ -134,11 +122,6 @@ def test_colours_of_an_item_are_equally_frequent_among_those_allowed():
 
 
 # Captions
-
-
-def test_captions_of_single_items():
-    assert caption_single("sneaker") == "a photo of a sneaker"
-    assert caption_single("sneaker", "red") == "a photo of a red sneaker"
 
 
 PAIR = re.compile(r"a (\w+) ([\w-]+) (to the left of|to the right of|above|below) a (\w+) ([\w-]+)")
@@ -167,49 +150,6 @@ def test_opposite_captions_describe_the_same_picture():
         there, back = one(layout), one(OPPOSITE[layout], photo=(4, 3), colour=(2, 0))
         np.testing.assert_array_equal(render(there, PHOTOS), render(back, PHOTOS))
         assert OPPOSITE[OPPOSITE[layout]] == layout != OPPOSITE[layout]
-
-
-# Tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
-def test_every_word_is_one_token(tokenizer):
-    parts = [part for word in WORDS for part in word.split("-")]
-    tokens = [tokenizer.tokenize(part) for part in parts]
-    assert tokens == [[f"{part}</w>"] for part in parts]
-    assert tokenizer.tokenize("t-shirt") == ["t</w>", "-</w>", "shirt</w>"]
-    ids = [tokenizer.convert_tokens_to_ids(token)[0] for token in tokens]
-    assert len(set(ids)) == len(set(parts)) and tokenizer.unk_token_id not in ids
-
-
-def test_the_longest_caption_is_not_cut(tokenizer):
-    assert tokenizer.model_max_length == MAX_LENGTH
-    longest = 0
-    for first in ITEMS:
-        for layout in LAYOUTS:
-            caption = caption_pair(("green", first), layout, ("magenta", "t-shirt"))
-            ids = tokenizer(caption).input_ids
-            assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
-            assert tokenizer.decode(ids, skip_special_tokens=True).replace(" - ", "-").strip() == caption
-            longest = max(longest, len(ids))
-    assert longest == MAX_LENGTH
-
-
-def test_captions_have_tokens_of_their_own(tokenizer):
-    captions = [caption_single(item, colour) for item in ITEMS for colour in (None, *COLOURS)]
-    captions += [caption_pair(("red", "bag"), layout, ("blue", "coat")) for layout in LAYOUTS]
-    ids = {tuple(tokenizer(caption).input_ids) for caption in captions}
-    assert len(ids) == len(captions)
-
-
-def test_any_other_text_is_spelt(tokenizer):
-    ids = tokenizer("Zebra crossing, 3 €!").input_ids
-    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "zebracrossing,3€!"
-    assert tokenizer("SNEAKER").input_ids == tokenizer("sneaker").input_ids
 
 
 # Photographs
@@ -276,25 +216,10 @@ def test_missing_files_say_how_to_get_them(tmp_path, monkeypatch):
         load_photos("train")
 
 
-def test_unknown_splits_are_refused():
-    with pytest.raises(ValueError, match=r"split must be one of \['train', 'tune', 'test', 'v2', 'pool'\], got 'val'"):
-        load_photos("val")
-
-
-def damage_truncate(content):
-    return content[:-100]
-
-
-def damage_header(content):
-    return content[:6]
-
-
-def damage_magic(content):
-    return b"PNG!" + content[4:]
-
-
-@pytest.mark.parametrize("damage", [damage_truncate, damage_header, damage_magic])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-100], lambda content: content[:6], lambda content: b"PNG!" + content[4:]]
+)
 def test_damaged_files_are_named(tmp_path, damage, suffix):
     folder = write_idx(tmp_path, "train", n=20, suffix=suffix)
     file = folder / f"train-images-idx3-ubyte{suffix}"
@@ -305,7 +230,7 @@ def test_damaged_files_are_named(tmp_path, damage, suffix):
 
 def test_a_file_with_other_contents_is_named(tmp_path):
     folder = write_idx(tmp_path / "a", "train", n=20, n_labels=19)
-    with pytest.raises(ValueError, match="20 photographs and 19 labels"):
+    with pytest.raises(ValueError, match="20 photographs, got 19 labels"):
         load_photos("train", folder)
     folder = write_idx(tmp_path / "b", "t10k", n=3000)
     with pytest.raises(ValueError, match="10000 photographs, got 3000"):

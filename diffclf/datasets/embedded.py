@@ -1,10 +1,10 @@
-"""The embedded test images: scenes of one tinted Fashion-MNIST photograph, never seen in training."""
+"""The embedded class sets: scenes of one tinted Fashion-MNIST photograph, never seen in training."""
 
 import numpy as np
 
-from diffclf.datasets.imageset import ImageSet
-from diffclf.mini.photos import load_photos
-from diffclf.mini.world import COLOURS, ITEMS, Scenes, caption_single, held_out_mask, render
+from diffclf.datasets.imageset import ImageSet, n_taken
+from diffclf.datasets.photos import load_photos
+from diffclf.datasets.world import COLOURS, ITEMS, Scenes, caption_single, held_out_mask, render
 
 __all__ = ["EMBEDDED", "load_embedded", "single_scenes"]
 
@@ -12,7 +12,7 @@ EMBEDDED = ("mini-items", "mini-coloured-items")
 
 
 def single_scenes(labels: np.ndarray, n_images: int | None, seed: int, held_out: bool | None = False) -> Scenes:
-    """Return scenes of one item each, every photograph at most once, in an order of which every prefix is a subset.
+    """Return scenes of one item each, every photograph at most once; the first n are the same for every larger n.
 
     Args:
         labels: (n_photos,) labels of the photographs.
@@ -28,16 +28,15 @@ def single_scenes(labels: np.ndarray, n_images: int | None, seed: int, held_out:
     mask = held_out_mask()
     allowed = np.ones_like(mask) if held_out is None else mask == held_out
     colour = (allowed[:, labels[photo]].T * rng.random((len(photo), len(COLOURS)))).argmax(axis=1)
-    possible = allowed[colour, labels[photo]]
-    if n_images is not None and not 1 <= n_images <= possible.sum():
-        raise ValueError(f"n_images must lie in 1..{possible.sum()}, got {n_images}")
-    photo, colour = photo[possible][:n_images], colour[possible][:n_images]
-    item = labels[photo]
-    return Scenes(*(np.stack([column, column], axis=1) for column in (photo, item, colour)), np.full(len(photo), -1))
+    possible = np.flatnonzero(allowed[colour, labels[photo]])
+    chosen = possible[: n_taken(n_images, len(possible))]
+    photo, colour = photo[chosen], colour[chosen]
+    twice = (np.stack([column, column], axis=1) for column in (photo, labels[photo], colour))
+    return Scenes(*twice, np.full(len(photo), -1))
 
 
 def load_embedded(name: str, split: str = "test", n_images: int | None = None, seed: int = 0) -> ImageSet:
-    """Return one of the embedded sets.
+    """Return one of the embedded class sets.
 
     "mini-items" has 10 classes, "a photo of a sneaker", colours seen with the item in training; "mini-coloured-items"
     has 60, "a photo of a red sneaker", held-out combinations included.
@@ -46,7 +45,7 @@ def load_embedded(name: str, split: str = "test", n_images: int | None = None, s
         name: one of `EMBEDDED`.
         split: "tune", "test", "v2" or "pool".
         n_images: how many; None for all of the split.
-        seed: seed of the choice of photographs and colours, the same for all profiles.
+        seed: seed of the choice of photographs and colours.
 
     Raises:
         ValueError: unknown name or split, or too many images.

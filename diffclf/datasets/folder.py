@@ -1,44 +1,150 @@
-"""A folder of images with one sub-folder per class."""
+"""A folder of labelled images: one sub-folder per class, named as the class."""
 
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from diffclf.datasets.imageset import ImageSet
-from diffclf.folder import ClassFolder
+from diffclf.datasets.imageset import ImageSet, n_taken
+from diffclf.images import load_images
 from diffclf.prompts import TEMPLATE, prompts_from_labels
 
-__all__ = ["balanced_order", "load_folder"]
+__all__ = ["ClassFolder", "FolderImage", "balanced_order", "check_images", "halves", "load_folder", "shown"]
+
+
+class FolderImage(NamedTuple):
+    """An image: its path below the folder as messages show it, its file, and the name of its class."""
+
+    name: str
+    path: Path
+    label: str
+
+
+class ClassFolder:
+    """The images of a folder with one sub-folder per class, in the order of their names.
+
+    Images may lie deeper than the class's own sub-folder. Hidden files and folders do not count.
+
+    Args:
+        path: the folder.
+
+    Attributes:
+        path: the folder.
+        classnames: names of the sub-folders, sorted; a class may be empty.
+        images: the images, sorted by class and path.
+        ignored: files that are no images by their suffix, or lie in no class's sub-folder.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a file instead of a folder, no sub-folders, or no image in them.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"folder not found: {self.path}")
+        if not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file, expected a folder with one sub-folder of images per class")
+        entries = sorted(entry for entry in self.path.iterdir() if not entry.name.startswith("."))
+        classes = [entry for entry in entries if entry.is_dir()]
+        if not classes:
+            raise ValueError(f"{self.path} has no sub-folders, expected one of images per class")
+        suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        self.classnames = tuple(shown(entry.name) for entry in classes)
+        self.images: list[FolderImage] = []
+        self.ignored = [entry for entry in entries if not entry.is_dir()]
+        for folder, label in zip(classes, self.classnames, strict=True):
+            for file in _visible_files(folder):
+                if file.suffix.lower() in suffixes:
+                    self.images.append(FolderImage(shown(file.relative_to(self.path).as_posix()), file, label))
+                else:
+                    self.ignored.append(file)
+        if not self.images:
+            raise ValueError(f"{self.path} has no images in its sub-folders ({', '.join(self.classnames)})")
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder that are not hidden, sorted by path."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _visible_files(entry)
+        else:
+            yield entry
+
+
+def shown(name: str | os.PathLike) -> str:
+    """Return a file name as valid text: bytes that are no UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def check_images(paths: Iterable[str | os.PathLike]) -> None:
+    """Read every image to its end, so that a bad one is known before long work.
+
+    Raises:
+        ValueError: at least one image is missing or cannot be used; the message has the reason of the first few.
+    """
+    reasons = []
+    for path in paths:
+        try:
+            load_images(path)
+        except (ValueError, OSError) as error:
+            reasons.append(str(error))
+    if reasons:
+        more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        raise ValueError("; ".join(reasons[:5]) + more)
+
+
+def _rank(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return (n,) how many images of its class come before each image in an order."""
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        rank[order[labels[order] == label]] = np.arange((labels == label).sum())
+    return rank
 
 
 def balanced_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return an order of the images in which every prefix has the classes in nearly equal numbers."""
-    rng = np.random.default_rng([seed, 6])
-    shuffled = rng.permutation(len(labels))
-    rank = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        rank[shuffled[labels[shuffled] == label]] = np.arange((labels == label).sum())
-    return shuffled[np.argsort(rank[shuffled], kind="stable")]
+    """Return a random order of the images (n,) in which every prefix has the classes in nearly equal numbers."""
+    shuffled = np.random.default_rng([seed, 6]).permutation(len(labels))
+    return shuffled[np.argsort(_rank(labels, shuffled)[shuffled], kind="stable")]
 
 
-def load_folder(folder: Path, n_images: int | None = None, seed: int = 0, template: str = TEMPLATE) -> ImageSet:
-    """Return the images below `folder`; class names are the sub-folders' names, underscores read as spaces.
+def halves(labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the positions of the tune and of the test half of each class; the choice is the same at all times.
+
+    Test has the extra image of a class with an odd number, so a class with one image is in test alone.
+    """
+    shuffled = np.random.default_rng(8).permutation(len(labels))
+    odd = _rank(labels, shuffled) % 2 == 1
+    return {"tune": np.flatnonzero(odd), "test": np.flatnonzero(~odd)}
+
+
+def load_folder(
+    folder: Path, split: str = "test", n_images: int | None = None, seed: int = 0, template: str = TEMPLATE
+) -> ImageSet:
+    """Return images below `folder`; class names are the sub-folders' names, underscores read as spaces.
 
     Args:
         folder: the folder.
-        n_images: how many, the classes in nearly equal numbers; None for all.
-        seed: seed of the choice.
+        split: "tune" or "test", one half of each class (`halves`), or "all".
+        n_images: how many, the classes in nearly equal numbers; None for all of the split.
+        seed: seed of the order. The halves do not depend on it.
         template: the prompt, {} standing for the class name.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no image, fewer than two classes, or too many images asked for.
+        ValueError: unknown split, no image, fewer than two classes, or too many images asked for.
     """
+    if split not in ("tune", "test", "all"):
+        raise ValueError(f"split of a folder must be 'tune', 'test' or 'all', got {split!r}")
     found = ClassFolder(folder)
     classnames = tuple(name.replace("_", " ") for name in found.classnames)
     prompts = {name: prompt for prompt, name in prompts_from_labels(classnames, template)}
     labels = np.array([found.classnames.index(image.label) for image in found.images])
-    if n_images is not None and not 1 <= n_images <= len(labels):
-        raise ValueError(f"n_images must lie in 1..{len(labels)}, got {n_images}")
-    order = balanced_order(labels, seed)[:n_images]
+    part = np.arange(len(labels)) if split == "all" else halves(labels)[split]
+    order = part[balanced_order(labels[part], seed)[: n_taken(n_images, len(part))]]
     return ImageSet(str(folder), [found.images[i].path for i in order], labels[order], classnames, prompts, order)

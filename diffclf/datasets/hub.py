@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffclf.datasets.folder import balanced_order
-from diffclf.datasets.imageset import ImageSet
+from diffclf.datasets.imageset import ImageSet, n_taken
 
 __all__ = ["HUB", "HubSource", "load_hub"]
 
@@ -16,41 +16,48 @@ class HubSource:
 
     Attributes:
         repo: id on the hub.
-        split: which of its splits plays the test split.
-        n: images in that split, checked when it is loaded.
+        splits: "tune" and "test" -> name of the hub's split and the images in it, checked when it is loaded.
         n_classes: classes, checked likewise.
         template: the prompt, {} standing for the class name.
         licence: as stated on the hub.
-        image: name of the image column.
-        label: name of the label column.
     """
 
     repo: str
-    split: str
-    n: int
+    splits: dict[str, tuple[str, int]]
     n_classes: int
     template: str
     licence: str
-    image: str = "image"
-    label: str = "label"
 
 
 HUB = {
     "pets": HubSource(
-        "timm/oxford-iiit-pet", "test", 3669, 37, "a photo of a {}, a type of pet", licence="CC-BY-SA-4.0"
+        "timm/oxford-iiit-pet",
+        {"tune": ("train", 3680), "test": ("test", 3669)},
+        n_classes=37,
+        template="a photo of a {}, a type of pet",
+        licence="CC-BY-SA-4.0",
     ),
 }
 
 
-def load_hub(name: str, n_images: int | None = None, seed: int = 0) -> ImageSet:
+def load_hub(name: str, split: str = "test", n_images: int | None = None, seed: int = 0) -> ImageSet:
     """Download (once) and return a data set of the hub, the classes in nearly equal numbers.
+
+    Args:
+        name: a key of `HUB`.
+        split: "tune" (the hub's training split, which a zero-shot classifier does not need) or "test".
+        n_images: how many; None for all of the split.
+        seed: seed of the order.
 
     Raises:
         ModuleNotFoundError: the package `datasets` is not installed.
         ConnectionError: offline and not downloaded before.
-        ValueError: not the images or classes that were expected, or too many images asked for.
+        ValueError: unknown split, not the images or classes that were expected, or too many images asked for.
     """
     source = HUB[name]
+    if split not in source.splits:
+        raise ValueError(f"split of {name!r} must be one of {list(source.splits)}, got {split!r}")
+    hub_split, n = source.splits[split]
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -58,21 +65,19 @@ def load_hub(name: str, n_images: int | None = None, seed: int = 0) -> ImageSet:
             f"data set {name!r} needs the package `datasets`: pip install 'diffclf[data]'"
         ) from error
     try:
-        table = datasets.load_dataset(source.repo, split=source.split)
+        table = datasets.load_dataset(source.repo, split=hub_split)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise ConnectionError(
             f"data set {name!r} ({source.repo}, {source.licence}) could not be loaded: {error}. Go online once to "
             "download it, or give a folder of images with one sub-folder per class"
         ) from error
-    names = [n.replace("_", " ") for n in table.features[source.label].names]
-    if len(table) != source.n or len(names) != source.n_classes:
+    names = tuple(n.replace("_", " ") for n in table.features["label"].names)
+    if len(table) != n or len(names) != source.n_classes:
         raise ValueError(
-            f"{source.repo} must hold {source.n} images of {source.n_classes} classes, got {len(table)} of {len(names)}"
+            f"{source.repo} must hold {n} images of {source.n_classes} classes, got {len(table)} of {len(names)}"
         )
-    labels = np.asarray(table[source.label])
-    if n_images is not None and not 1 <= n_images <= len(labels):
-        raise ValueError(f"n_images must lie in 1..{len(labels)}, got {n_images}")
-    order = balanced_order(labels, seed)[:n_images]
+    labels = np.asarray(table["label"])
+    order = balanced_order(labels, seed)[: n_taken(n_images, len(labels))]
     prompts = {n: source.template.format(n) for n in names}
-    images = [table[int(i)][source.image] for i in order]
-    return ImageSet(name, images, labels[order], tuple(names), prompts, order)
+    images = table.select(order)["image"]  # a lazy column: each image is decoded when it is taken
+    return ImageSet(name, images, labels[order], names, prompts, order)

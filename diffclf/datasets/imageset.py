@@ -1,24 +1,28 @@
-"""A labelled set of images with one prompt per class."""
+"""A labelled set of images and what a model is asked about them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["ImageSet"]
+from diffclf.models.protocol import DiffusionModel
+from diffclf.prompts import label_indices
+
+__all__ = ["ImageSet", "n_taken"]
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images, their labels, and what to ask a model about them.
+    """Images and their labels. All images share one prompt per class, or each image has captions of its own.
 
     Attributes:
         name: as `load_dataset` was asked.
         images: n images: PIL images, paths or (h, w, 3) uint8 arrays.
-        labels: (n,) int64, positions in `classnames`.
-        classnames: class names, in the order of the labels.
-        prompts: class name -> prompt.
+        labels: (n,) int64, position of the true class in `classnames`, or of the true caption in the image's captions.
+        classnames: class names, in the order of the labels; none in a caption set.
+        prompts: class name -> prompt; none in a caption set.
         groups: (n,) int64, the photograph each image was made of; images of one photograph are not independent.
+        captions: n lists of captions, all of the same length; None: the images share the classes' prompts.
     """
 
     name: str
@@ -27,6 +31,26 @@ class ImageSet:
     classnames: tuple[str, ...]
     prompts: dict[str, str]
     groups: np.ndarray
+    captions: list[list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def prompts_for(self, model: DiffusionModel) -> list[str] | list[int]:
+        """Return the classes' prompts as the model takes them: texts, or class indices of a class-conditional model.
+
+        Raises:
+            ValueError: a class that the model does not have.
+        """
+        return list(self.prompts.values()) if model.labels is None else label_indices(self.classnames, model.labels)
+
+
+def n_taken(n_images: int | None, n: int) -> int:
+    """Return how many of n images to take, all of them for None.
+
+    Raises:
+        ValueError: n_images is not in 1..n.
+    """
+    if n_images is not None and not 1 <= n_images <= n:
+        raise ValueError(f"n_images must lie in 1..{n}, got {n_images}")
+    return n if n_images is None else n_images

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from diffclf.datasets.captions import CAPTION_SETS, load_captions
 from diffclf.datasets.embedded import EMBEDDED, load_embedded
 from diffclf.datasets.folder import load_folder
 from diffclf.datasets.hub import HUB, load_hub
@@ -14,22 +15,22 @@ def load_dataset(name: str, split: str = "test", n_images: int | None = None, se
     """Load images to classify.
 
     Args:
-        name: an embedded set ("mini-items", "mini-coloured-items"), one of the hub ("pets"), or a folder with one
-            sub-folder per class.
-        split: part of the embedded test file; sets of the hub and folders have only "test".
-        n_images: how many; None for all. A smaller number is always a subset of a larger one.
-        seed: seed of the choice.
+        name: an embedded class set ("mini-items", "mini-coloured-items") or caption set ("mini-colour", "mini-binding",
+            "mini-relation"), one of the hub ("pets"), or a folder with one sub-folder per class.
+        split: "tune" or "test", everywhere. Embedded sets also have "v2" and "pool". The two of a folder are fixed
+            halves of it; "all" is the whole folder.
+        n_images: how many; None for all. A smaller number is always the beginning of a larger one.
+        seed: seed of the choice; no seed moves an image from one split to another.
 
     Returns:
-        The images with labels, class names and prompts.
+        The images with labels, class names and prompts or captions.
 
     Raises:
         ValueError: unknown name or split, too few classes, too many images.
     """
-    if name in EMBEDDED:
-        return load_embedded(name, split, n_images, seed)
-    if name not in HUB and not Path(name).is_dir():
-        raise ValueError(f"data set must be one of {[*EMBEDDED, *HUB]} or a folder, got {name!r}")
-    if split != "test":
-        raise ValueError(f"split of {name!r} must be 'test', got {split!r}")
-    return load_hub(name, n_images, seed) if name in HUB else load_folder(Path(name), n_images, seed)
+    for names, load in ((EMBEDDED, load_embedded), (CAPTION_SETS, load_captions), (HUB, load_hub)):
+        if name in names:
+            return load(name, split, n_images, seed)
+    if not Path(name).is_dir():
+        raise ValueError(f"data set must be one of {[*EMBEDDED, *CAPTION_SETS, *HUB]} or a folder, got {name!r}")
+    return load_folder(Path(name), split, n_images, seed)

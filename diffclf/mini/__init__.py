@@ -1,1 +1,1 @@
-"""The miniature world: tinted Fashion-MNIST scenes, their captions, and the training of the embedded models."""
+"""Makes the embedded models: one recipe per model (`recipes.py`), from Fashion-MNIST's training file and a seed."""

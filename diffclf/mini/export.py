@@ -1,16 +1,34 @@
-"""Writes the trained networks as a Stable Diffusion pipeline in diffusers' own directory format."""
+"""Writes trained networks as pipelines in diffusers' own directory format."""
 
+import copy
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
-from diffclf.mini.denoiser import Denoiser, build_denoiser, build_scheduler
+from diffclf.files import write_json
+from diffclf.mini.latents import build_scheduler
 from diffclf.mini.tokenizer import build_tokenizer
 
-__all__ = ["export_pipeline", "export_version", "import_denoiser"]
+__all__ = ["export_dit", "export_stable_diffusion", "export_version"]
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def _half(module: Module) -> Module:
+    """Return a copy in half precision; the original stays as it is."""
+    return copy.deepcopy(module).half()
 
 
 def _save_text_encoder(text_encoder: CLIPTextModel, folder: Path) -> None:
@@ -24,57 +42,48 @@ def _save_text_encoder(text_encoder: CLIPTextModel, folder: Path) -> None:
     save_file(state, path, metadata={"format": "pt"})
 
 
-def export_version(denoiser: Denoiser, folder: Path) -> None:
+def export_version(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, folder: Path) -> None:
     """Write one version along the training: `unet/` (half precision) and `text_encoder/` in `folder`."""
-    unet = build_denoiser_like(denoiser)
-    unet.half().save_pretrained(folder / "unet")
-    _save_text_encoder(denoiser.text_encoder, folder / "text_encoder")
+    _half(unet).save_pretrained(folder / "unet")
+    _save_text_encoder(text_encoder, folder / "text_encoder")
 
 
-def build_denoiser_like(denoiser: Denoiser) -> torch.nn.Module:
-    """Return a copy of the U-Net, so that saving it in half precision leaves the original alone."""
-    unet = type(denoiser.unet).from_config(denoiser.unet.config)
-    unet.load_state_dict(denoiser.unet.state_dict())
-    return unet
-
-
-def export_pipeline(vae: AutoencoderKL, denoiser: Denoiser, folder: Path) -> None:
-    """Write a complete `StableDiffusionPipeline` directory; U-Net and autoencoder in half precision.
+def export_stable_diffusion(
+    vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, folder: Path
+) -> None:
+    """Write a `StableDiffusionPipeline` directory, U-Net and autoencoder in half precision.
 
     Args:
         vae: the autoencoder, its scaling factor set.
-        denoiser: the averaged networks.
+        unet: the U-Net.
+        text_encoder: the text encoder.
         folder: where it goes; files of an earlier export are replaced.
     """
-    tokenizer = build_tokenizer(folder / "tokenizer")
-    half_vae = AutoencoderKL.from_config(vae.config)
-    half_vae.load_state_dict(vae.state_dict())
     StableDiffusionPipeline(
-        vae=half_vae.half(),
-        text_encoder=denoiser.text_encoder,
-        tokenizer=tokenizer,
-        unet=build_denoiser_like(denoiser).half(),
-        scheduler=DDIMScheduler.from_config(build_scheduler().config, set_alpha_to_one=False),
+        vae=_half(vae),
+        text_encoder=text_encoder,
+        tokenizer=build_tokenizer(folder / "tokenizer"),
+        unet=_half(unet),
+        scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
-    _save_text_encoder(denoiser.text_encoder, folder / "text_encoder")
-    build_tokenizer(folder / "tokenizer")
+    _save_text_encoder(text_encoder, folder / "text_encoder")
+    build_tokenizer(folder / "tokenizer")  # save_pretrained removes the files that older releases read
 
 
-def import_denoiser(folder: Path, tokenizer: CLIPTokenizer) -> Denoiser:
-    """Return the networks of an exported pipeline in single precision, to train on.
+def export_dit(vae: AutoencoderKL, transformer: DiTTransformer2DModel, labels: Sequence[str], folder: Path) -> None:
+    """Write a `DiTPipeline` directory in half precision.
 
     Args:
-        folder: the pipeline's directory.
-        tokenizer: the tokenizer the text encoder was built for.
+        vae: the autoencoder, its scaling factor set.
+        transformer: the transformer.
+        labels: names of its classes, in index order.
+        folder: where it goes; files of an earlier export are replaced.
     """
-    denoiser = build_denoiser(tokenizer)
-    denoiser.unet.load_state_dict(load_file(folder / "unet" / "diffusion_pytorch_model.safetensors"))
-    state = load_file(folder / "text_encoder" / "model.safetensors")
-    current = denoiser.text_encoder.state_dict()
-    denoiser.text_encoder.load_state_dict(
-        {key: state[f"text_model.{key.removeprefix('text_model.')}"] for key in current}
-    )
-    return denoiser
+    pipeline = DiTPipeline(transformer=_half(transformer), vae=_half(vae), scheduler=build_scheduler())
+    pipeline.save_pretrained(folder)
+    index = folder / "model_index.json"
+    names = {str(number): label for number, label in enumerate(labels)}
+    write_json(index, json.loads(index.read_text()) | {"id2label": names})  # save_pretrained loses the names

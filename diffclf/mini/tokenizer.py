@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from diffclf.mini.world import COLOURS, ITEMS
+from diffclf.datasets.world import COLOURS, ITEMS
 
 __all__ = ["MAX_LENGTH", "WORDS", "build_tokenizer"]
 

@@ -1,8 +1,9 @@
 """A model's network compiled by `torch.compile`: the same numbers to 1e-4, in less time once compiled.
 
-Only full batches have a compiled form. A batch that is at least half full is padded to it; a smaller one goes through
-the network as it is. Compiling takes a C++ compiler on a CPU and about a minute for the first full batch (a later
-process finds the code in PyTorch's cache); where it fails, the network runs as it is and a warning says why.
+Only full batches have a compiled form. A batch that is at least half full is padded to a full one; a smaller batch goes
+through the network as it is. On a CPU, compiling takes a C++ compiler and about a minute for the first full batch (a
+later process finds the code in PyTorch's cache). Where compiling fails, the network runs as it is and a warning says
+why.
 """
 
 import warnings
@@ -11,14 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from diffclf.models.conditioning import Conditioning
+
 __all__ = ["CompiledDenoiser"]
 
-Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def _padded(values: Tensor, n: int) -> Tensor:
-    """Return values (b, ...) with their last row repeated to n rows."""
-    return torch.cat([values, values[-1:].expand(n - len(values), *values.shape[1:])])
+Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
 class CompiledDenoiser:
@@ -45,17 +43,20 @@ class CompiledDenoiser:
         if not self._failed:
             self.sizes.add(batch_size)
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """Return the network's output (b, ...)."""
         n = len(x_t)
         size = min((size for size in self.sizes if n <= size <= 2 * n), default=None)
         if size is None:
             return self._eager(x_t, t, cond)
-        full = (x_t, t, cond) if n == size else tuple(_padded(values, size) for values in (x_t, t, cond))
+        full = x_t, t, cond
+        if size > n:  # the last row stands in for the missing ones
+            rows = torch.arange(size, device=x_t.device).clamp(max=n - 1)
+            full = x_t[rows], t[rows], cond[rows]
         try:
             if size in self._ready:
                 return self._compiled(*full)[:n]
-            with warnings.catch_warnings():  # the compiler's own, about parts of itself
+            with warnings.catch_warnings():  # the compiler warns about parts of itself
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._compiled = self._compiled or torch.compile(self._eager, dynamic=False, backend=self._backend)
                 output = self._compiled(*full)[:n]
@@ -63,7 +64,7 @@ class CompiledDenoiser:
             return output
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # the backends raise what they like: no compiler, an operation they do not know
+        except Exception as error:  # a backend may raise anything: no compiler, an operation that it does not know
             cause = getattr(error, "inner_exception", error)
             reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
             warnings.warn(f"the network runs uncompiled, since compiling it failed: {reason}", stacklevel=2)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from diffclf.models.conditioning import Conditioning
 from diffclf.models.latent import LatentDiffusionModel
 from diffclf.models.protocol import ModelError
 
@@ -67,6 +68,15 @@ class DiTModel(LatentDiffusionModel):
         null_class: The index that stands for no class, one after the last.
     """
 
+    kind = "DiTPipeline"
+    parts = {
+        # The first published DiTs call it Transformer2DModel; weights and outputs are the same.
+        "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),
+        "vae": ("AutoencoderKL",),
+        "scheduler": (),
+    }
+    index_entries = ("id2label",)
+
     def __init__(
         self,
         pipeline: Any,  # noqa: ANN401 (diffusers' type)
@@ -79,25 +89,26 @@ class DiTModel(LatentDiffusionModel):
         self.labels = class_labels(id2label, self.null_class, name)
         self._indices = {label: index for index, label in enumerate(self.labels)}
 
-    def encode_prompts(self, prompts: Sequence[str] | Sequence[int]) -> torch.Tensor:
-        """Return class indices.
+    def encode_prompts(self, prompts: Sequence[str] | Sequence[int]) -> Conditioning:
+        """Return the indices of classes.
 
         Args:
             prompts: n names out of `labels`, or n indices; `null_class` is accepted too.
 
         Returns:
-            (n,), int64, on the model's device.
+            "class_index": (n,), int64, on the model's device.
 
         Raises:
+            TypeError: prompts are not a sequence.
             ModelError: an index is out of range, or a name is not one of `labels`.
         """
         indices = [self._index(prompt) for prompt in self._check_sequence(prompts)]
-        return torch.tensor(indices, dtype=torch.int64, device=self.device)
+        return Conditioning({"class_index": torch.tensor(indices, dtype=torch.int64, device=self.device)})
 
-    def denoise(self, x_t: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        """Return the transformer's raw output (b, 2C, H, W) for x_t (b, C, H, W), t (b,) and cond (b,)."""
-        x_t = x_t.to(self.device, self.dtype)
-        return self.network(x_t, timestep=t.to(self.device), class_labels=cond.to(self.device)).sample
+    def denoise(self, x_t: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
+        """Return the transformer's raw output (b, 2C, H, W) for x_t (b, C, H, W), t (b,) and b conditionings."""
+        x_t, index = x_t.to(self.device, self.dtype), cond.tensors["class_index"].to(self.device)
+        return self.network(x_t, timestep=t.to(self.device), class_labels=index).sample
 
     def _index(self, prompt: str | int) -> int:
         """Return the class index of a name or an index."""

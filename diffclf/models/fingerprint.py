@@ -24,7 +24,7 @@ def fingerprint(networks: Mapping[str, torch.nn.Module], settings: Mapping[str, 
 
     Args:
         networks: The parts with weights, by name.
-        settings: Whatever else determines the numbers; must be writable as JSON.
+        settings: All other settings that determine the numbers; must be writable as JSON.
     """
     digest = hashlib.blake2b(digest_size=DIGITS // 2)
     digest.update(json.dumps(settings, sort_keys=True).encode())

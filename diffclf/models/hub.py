@@ -5,9 +5,10 @@ half a dozen forms.
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from diffclf.models.layout import INDEX, PIPELINES, SUPPORTED, check_kind, first_line, read_index
+from diffclf.models.layout import CALIBRATION, INDEX, SUPPORTED, check_kind, first_line, read_object
 from diffclf.models.protocol import ModelError, UnsupportedModelError
 
 __all__ = ["HUB_ID", "hub_folder"]
@@ -17,15 +18,15 @@ WEIGHTS = (".safetensors", "-?????-of-?????.safetensors", ".safetensors.index.js
 
 
 def hub_folder(name: str) -> Path:
-    """Download what is needed of a model on the hub, its kind checked first, and return its directory in the cache."""
+    """Download the needed files of a model on the hub, after a check of its kind; return its folder in the cache."""
     import httpx
     from huggingface_hub import constants, errors, hf_hub_download, snapshot_download
 
     repository, _, revision = name.partition("@")
     try:
         index = Path(hf_hub_download(repository, INDEX, revision=revision or None))
-        parts = PIPELINES[check_kind(read_index(index, name), name)]
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[INDEX, *_patterns(parts)]))
+        patterns = [INDEX, CALIBRATION, *_patterns(check_kind(read_object(index, name), name).parts)]
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
     except errors.GatedRepoError as error:
         raise ModelError(f"{name} on the hub asks for its terms to be accepted: do so there and log in") from error
     except errors.RepositoryNotFoundError as error:
@@ -52,8 +53,8 @@ def hub_folder(name: str) -> Path:
         ) from error
 
 
-def _patterns(parts: dict[str, tuple[str, ...]]) -> list[str]:
-    """Return which files of a repository are needed: not those of other variants, formats or parts."""
+def _patterns(parts: Iterable[str]) -> list[str]:
+    """Return the needed files of a repository: none of other variants, formats or parts."""
     files = ["config.json", "scheduler_config.json"]
     files += [f"{stem}{tail}" for stem in ("diffusion_pytorch_model", "model") for tail in WEIGHTS]
     files += ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]

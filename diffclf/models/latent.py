@@ -1,40 +1,41 @@
-"""What the latent diffusion models of diffusers have in common: autoencoder and noise schedule.
+"""The common part of diffusers' latent diffusion models: autoencoder, noise schedule, fingerprint.
 
     x0 = (mean of q(z | image) - shift) * scaling
 
-with the factors of the autoencoder's configuration. The mean, not a draw: the classifier compares prompts on the same
-x0, and the draw's variance would be noise that no trial averages out.
+with the factors of the autoencoder's configuration. x0 is the mean, not a draw: the classifier compares prompts on the
+same x0, and the draw's variance would be noise that no trial averages out.
 
-The autoencoder always runs in float32: it runs once per image, so its speed does not matter, and in half precision
-some published ones overflow.
+The autoencoder always runs in float32: some published autoencoders overflow in half precision, and its speed does not
+matter, since it runs once per image.
 
-The table alpha_bar_t is the pipeline's scheduler's `alphas_cumprod`, whichever sampler that scheduler is: all samplers
-of the discrete-time family derive it from the same betas, and their own scalings (sigmas, scale_model_input) are
-never used. Two remarks: with `rescale_betas_zero_snr` the last entry is 0 in DDIM and DDPM but 2**-24 in Euler, DPM++
-and UniPC, which cannot divide by zero; the table is taken as each gives it. And diffusers computes it in float32, so
-its float64 form here has float32's accuracy.
+The noise schedule comes from the table `alphas_cumprod` of the pipeline's scheduler, whichever sampler that scheduler
+is: all samplers of the discrete-time family derive the table from the same betas, and their own scalings (sigmas,
+scale_model_input) are never used. With `rescale_betas_zero_snr` the last entry is 0 in DDIM and DDPM but 2**-24 in
+Euler, DPM++ and UniPC, which cannot divide by zero; the table is taken as the sampler gives it. diffusers computes the
+table in float32, so its float64 form here has the accuracy of float32.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from diffclf.models.fingerprint import fingerprint, network_settings
 from diffclf.models.protocol import ModelError, UnsupportedModelError
-from diffclf.schedule import PREDICTION_TYPES
+from diffclf.schedule import NoiseSchedule
 
 __all__ = ["LatentDiffusionModel", "noise_schedule"]
 
 AUTOENCODER_PIXELS = 2**20  # per pass: 4 images of 512 x 512, which keeps its float32 activations within 2 GB
+PREDICTION_TYPES = ("epsilon", "v_prediction")  # of the schedulers that have alphas_cumprod
 
 
-def noise_schedule(scheduler: object, name: str) -> tuple[torch.Tensor, str]:
-    """Return alphas_cumprod (T,) as float64 on the CPU, and the prediction type, of a pipeline's scheduler.
+def noise_schedule(scheduler: object, name: str) -> tuple[torch.Tensor, NoiseSchedule]:
+    """Return alphas_cumprod (T,), float64 on the CPU, of a pipeline's scheduler, and the noise schedule made of it.
 
     Raises:
-        UnsupportedModelError: the scheduler has no such table, or the network predicts something else than the noise
-            or v.
+        UnsupportedModelError: the scheduler has no such table, or the network predicts neither the noise nor v.
     """
     kind = type(scheduler).__name__
     table = getattr(scheduler, "alphas_cumprod", None)
@@ -48,13 +49,14 @@ def noise_schedule(scheduler: object, name: str) -> tuple[torch.Tensor, str]:
         raise UnsupportedModelError(
             f"prediction_type of {name} must be one of {', '.join(PREDICTION_TYPES)}, got {prediction_type!r} ({kind})"
         )
-    return torch.as_tensor(table).detach().to("cpu", torch.float64, copy=True), prediction_type
+    table = torch.as_tensor(table).detach().to("cpu", torch.float64, copy=True)
+    return table, NoiseSchedule.variance_preserving(table, prediction_type)
 
 
 class LatentDiffusionModel:
     """A network on the latents of an autoencoder: the common part of Stable Diffusion and DiT.
 
-    It takes the pipeline over: networks in evaluation mode and without gradients, autoencoder in float32.
+    The model takes the pipeline over: networks in evaluation mode and without gradients, autoencoder in float32.
 
     Args:
         pipeline: A diffusers pipeline with `vae` and `scheduler`.
@@ -67,15 +69,26 @@ class LatentDiffusionModel:
     Attributes:
         pipeline: The pipeline, for sampling and for looking at its parts. In half precision sample with
             `output_type="latent"` and use `decode_latents`, since the autoencoder is in float32.
+        stored_calibration: The content of `racing.json` beside the weights, of whatever weights; None without a file.
+        kind: The class of the pipeline in diffusers.
+        parts: The parts of the pipeline that are read, and the classes each part may have. A part with weights is read
+            with the first class.
+        left_out: Arguments that make the pipeline do without its other parts.
+        index_entries: Entries of `model_index.json` that the model's constructor takes.
     """
 
+    kind: ClassVar[str]
+    parts: ClassVar[Mapping[str, tuple[str, ...]]]
+    left_out: ClassVar[Mapping[str, object]] = {}
+    index_entries: ClassVar[tuple[str, ...]] = ()
     labels: tuple[str, ...] | None = None
+    stored_calibration: Mapping[str, Any] | None = None
 
     def __init__(self, pipeline: Any, network: torch.nn.Module, name: str) -> None:  # noqa: ANN401 (diffusers' type)
         """Take the pipeline over."""
         self.name = name
         self.pipeline = pipeline
-        self.alphas_cumprod, self.prediction_type = noise_schedule(pipeline.scheduler, name)
+        self._alphas_cumprod, self.schedule = noise_schedule(pipeline.scheduler, name)
         self.vae = pipeline.vae.to(torch.float32).eval().requires_grad_(False)
         self.network = network.eval().requires_grad_(False)
         parameter = next(network.parameters())
@@ -112,10 +125,8 @@ class LatentDiffusionModel:
             return torch.empty(0, *self.latent_shape, device=self.device)
         shift, scale = self._latent_factors
         n_at_once = max(1, AUTOENCODER_PIXELS // self.image_size**2)
-        means = [
-            self.vae.encode(part.to(self.device, torch.float32)).latent_dist.mean for part in pixels.split(n_at_once)
-        ]
-        return (torch.cat(means) - shift) * scale
+        parts = (part.to(self.device, torch.float32) for part in pixels.split(n_at_once))
+        return (torch.cat([self.vae.encode(part).latent_dist.mean for part in parts]) - shift) * scale
 
     @torch.no_grad()
     def decode_latents(self, x0: torch.Tensor) -> torch.Tensor:
@@ -134,17 +145,24 @@ class LatentDiffusionModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all that determines the numbers; computed when first asked for (seconds for a large model)."""
-        networks = {"network": self.network, "vae": self.vae, **self._more_networks()}
+        """A hash of all that determines the numbers; computed on first use (seconds for a large model)."""
+        more_networks, more_settings = self._more_for_fingerprint()
+        networks = {"network": self.network, "vae": self.vae, **more_networks}
         settings = {
-            "alphas_cumprod": self.alphas_cumprod.numpy().tobytes().hex(),
-            "prediction_type": self.prediction_type,
+            "alphas_cumprod": self._alphas_cumprod.numpy().tobytes().hex(),
+            "prediction_type": self.schedule.prediction_type,
             "latent_factors": self._latent_factors,
             "network": network_settings(self.network),
             "vae": network_settings(self.vae),
-            **self._more_settings(),
+            **more_settings,
         }
         return fingerprint(networks, settings)
+
+    @property
+    def calibration(self) -> Mapping[str, Any] | None:
+        """The stored calibration of a race, or None if there is none for exactly these weights."""
+        stored = self.stored_calibration
+        return stored if stored and stored.get("fingerprint") == self.fingerprint else None
 
     @property
     def _latent_factors(self) -> tuple[float, float]:
@@ -152,16 +170,12 @@ class LatentDiffusionModel:
         config = self.vae.config
         return config.get("shift_factor") or 0.0, config.scaling_factor
 
-    def _more_networks(self) -> dict[str, torch.nn.Module]:
-        """Return what else has weights, for the fingerprint."""
-        return {}
-
-    def _more_settings(self) -> dict[str, Any]:
-        """Return what else determines the numbers, for the fingerprint."""
-        return {}
+    def _more_for_fingerprint(self) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
+        """Return the other networks, and the other settings, that determine the numbers."""
+        return {}, {}
 
     def _check_sequence(self, prompts: object) -> list:
-        """Return prompts as a list; a lone string is not a sequence of prompts."""
+        """Return prompts as a list; a single string is not a sequence of prompts."""
         if isinstance(prompts, str | bytes | int) or not hasattr(prompts, "__iter__"):
             raise TypeError(f"prompts must be a sequence with one entry per prompt, got {prompts!r}")
         listed = list(prompts)

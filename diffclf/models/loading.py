@@ -1,29 +1,32 @@
-"""From a name to a model: built-in, a directory, or the Hugging Face hub.
+"""From a name to a model: built-in, a folder, or the Hugging Face hub.
 
-Everything is checked from small files first (kind of pipeline, its parts, its noise schedule) and weights are read
-last. Each part is read with its own `from_pretrained`, since only that one reports which weights a file lacked: the
-libraries fill those at random and go on, and so would the classifier. The pipeline is then put together by the
-`from_pretrained` of its class. Weights come from safetensors files only, and no code comes with a model.
+Small files are checked first (kind of pipeline, its parts, its noise schedule) and weights are read last. Each part is
+read with its own `from_pretrained`, which reports the weights that its file lacks; the pipeline's would fill them at
+random without an error. The `from_pretrained` of the pipeline's class then puts the pipeline together. Weights come
+from safetensors files only, and no code comes with a model.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from diffclf.models.compiled import CompiledDenoiser
 from diffclf.models.hub import HUB_ID, hub_folder
-from diffclf.models.layout import INDEX, PIPELINES, check_files, check_kind, first_line, read_index
+from diffclf.models.latent import noise_schedule
+from diffclf.models.layout import CALIBRATION, INDEX, WITHOUT_WEIGHTS, check_files, check_kind, first_line, read_object
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
 from diffclf.paths import data_dir
 
 __all__ = ["built_in_models", "load_model"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-VERSIONED = ("unet", "text_encoder")  # what a version along the training has of its own
+VERSIONED = ("unet", "text_encoder")  # the parts that a version along the training has of its own
 
 
 def load_model(
@@ -36,9 +39,9 @@ def load_model(
     """Load a diffusion model.
 
     Args:
-        name_or_path: A built-in name ("mini-sd"), one with a version along its training ("mini-sd@2"), a directory in
+        name_or_path: A built-in name ("mini-sd"), one with a version along its training ("mini-sd@2"), a folder in
             diffusers' layout, or a hub id, which may carry a revision ("owner/name@refs/pr/1"). A built-in name wins
-            over a directory of that name; write "./name" for the directory.
+            over a folder of that name; write "./name" for the folder.
         device: Where to put it; by default "cuda" if there is one, else "cpu".
         dtype: Precision of the networks ("float32", "float16", "bfloat16" or torch's); by default float16 on CUDA,
             else float32. The autoencoder is in float32 always.
@@ -50,21 +53,29 @@ def load_model(
 
     Raises:
         ModelError: there is no such model, or its files are incomplete.
-        UnsupportedModelError: it is of a kind that is not supported.
+        UnsupportedModelError: the model is of a kind that is not supported.
     """
     if not isinstance(name_or_path, str | os.PathLike):
         raise ModelError(f"model must be a built-in name, a directory or a hub id, got {name_or_path!r}")
     device = _device(device)
     dtype = _dtype(dtype, device)
-    name = os.fspath(name_or_path)
     folder, version = _locate(name_or_path)
-    index = read_index(folder / INDEX, name)
-    kind = check_kind(index, name)
-    folders = {part: (version if version and part in VERSIONED else folder) / part for part in PIPELINES[kind]}
+    name = os.fspath(name_or_path)
+    index = read_object(folder / INDEX, name)
+    model_class = check_kind(index, name)
+    classes = {part: accepted[0] if accepted else index[part][1] for part, accepted in model_class.parts.items()}
+    folders = {part: (version if version and part in VERSIONED else folder) / part for part in classes}
     for part, part_folder in folders.items():
         check_files(part, part_folder, name)
+    calibration = (version or folder) / CALIBRATION
+    stored = read_object(calibration, name) if calibration.is_file() else None
     with _quiet():
-        model = _load_pipeline(kind, index, folder, folders, name, device, dtype)
+        parts = _read_parts(classes, folders, name, device, dtype)
+        with _explained(f"{name} cannot be put together as a {model_class.kind}", folder):
+            pipeline_class = getattr(import_module("diffusers"), model_class.kind)
+            pipeline = pipeline_class.from_pretrained(folder, local_files_only=True, **parts, **model_class.left_out)
+        model = model_class(pipeline, name, **{entry: index.get(entry) for entry in model_class.index_entries})
+    model.stored_calibration = stored
     if compile:
         model.denoise = CompiledDenoiser(model.denoise)
     return model
@@ -76,10 +87,11 @@ def built_in_models() -> dict[str, list[str]]:
         root = data_dir() / "models"
     except FileNotFoundError:
         return {}
-    return {path.parent.name: _versions(path.parent) for path in sorted(root.glob(f"*/{INDEX}"))}
-
-
-# What was asked for
+    found = {}
+    for folder in sorted(path.parent for path in root.glob(f"*/{INDEX}")):
+        versions = [path.name for path in (folder / "versions").glob("*") if path.is_dir()]
+        found[folder.name] = sorted(versions, key=lambda version: (len(version), version))  # "2" before "10"
+    return found
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -105,19 +117,19 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
     return chosen
 
 
-# Where it is
-
-
 def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
-    """Return the directory of a model, and that of its version if one was asked for."""
+    """Return the folder of a model, and the folder of its version if one was asked for."""
     name = os.fspath(name_or_path)
     if not name.strip():
         raise ModelError("model must be a built-in name, a directory or a hub id, got an empty string")
-    base, _, version = name.partition("@")
-    if isinstance(name_or_path, str) and "/" not in base and os.sep not in base:
-        built_in = _built_in(base)
-        if built_in:
-            return built_in, _version_folder(built_in, version, name)
+    built_in = built_in_models()
+    base, at, version = name.partition("@")
+    if isinstance(name_or_path, str) and base in built_in:
+        folder = data_dir() / "models" / base
+        if at and version not in built_in[base]:
+            listed = ", ".join(f"{base}@{known}" for known in built_in[base]) or "none"
+            raise ModelError(f"no version {version!r} of {base}; versions: {listed} (and {base}, the final)")
+        return folder, folder / "versions" / version if at else None
     path = Path(name).expanduser()
     if path.is_dir():
         return path, None
@@ -125,142 +137,77 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
         raise ModelError(f"model must be a directory in diffusers' layout, got the file {name}")
     if isinstance(name_or_path, str) and HUB_ID.fullmatch(name):
         return hub_folder(name), None
-    known = ", ".join(built_in_models()) or "none, for lack of a data folder with models"
+    known = ", ".join(built_in) or "none, for lack of a data folder with models"
     raise ModelError(
         f"no model {name!r}: it is not built in (built in: {known}), there is no such directory, and it does not look "
         "like a hub id (owner/name)"
     )
 
 
-def _built_in(name: str) -> Path | None:
-    """Return the directory of a built-in model, or None."""
-    try:
-        folder = data_dir() / "models" / name
-    except FileNotFoundError:
-        return None
-    return folder if name not in ("", ".", "..") and folder.is_dir() else None
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the progress bars and warnings of transformers and diffusers while a model is loaded.
 
-
-def _versions(folder: Path) -> list[str]:
-    """Return the versions along its training that a model has."""
-    names = [path.name for path in (folder / "versions").glob("*") if path.is_dir()]
-    return sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
-
-
-def _version_folder(folder: Path, version: str, name: str) -> Path | None:
-    """Return the directory of a version, None if none was asked for."""
-    if "@" not in name:
-        return None
-    versions = _versions(folder)
-    if version not in versions:
-        listed = ", ".join(f"{folder.name}@{known}" for known in versions) or "none"
-        raise ModelError(f"no version {version!r} of {folder.name}; versions: {listed} (and {folder.name}, the final)")
-    return folder / "versions" / version
-
-
-# Reading
+    The important ones are checked here and raised as errors; the others (which image processor would be used, the type
+    of id2label) do not concern a classifier. transformers comes first, since importing diffusers makes it log.
+    """
+    with ExitStack() as restore:
+        for library in ("transformers", "diffusers"):
+            log = import_module(f"{library}.utils.logging")
+            restore.callback(log.set_verbosity, log.get_verbosity())
+            log.set_verbosity_error()
+            if log.is_progress_bar_enabled():
+                restore.callback(log.enable_progress_bar)
+                log.disable_progress_bar()
+        yield
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence progress bars and remarks of transformers and diffusers, for the time of a load.
-
-    What matters in them is checked here and raised as an error; the rest (which image processor would be used, the
-    type of id2label) does not concern a classifier. transformers comes first: importing diffusers makes it speak.
-    """
-    from transformers.utils import logging as transformers_logging
-
-    levels, bars = [], []
-    for library in ("transformers", "diffusers"):
-        if library == "transformers":
-            log = transformers_logging
-        else:
-            from diffusers.utils import logging as log
-        levels.append((log, log.get_verbosity()))
-        log.set_verbosity_error()
-        if log.is_progress_bar_enabled():
-            bars.append(log)
-            log.disable_progress_bar()
+def _explained(problem: str, folder: Path) -> Iterator[None]:
+    """Raise the libraries' errors as a ModelError that says what the problem is and where."""
     try:
         yield
-    finally:
-        for log, level in levels:
-            log.set_verbosity(level)
-        for log in bars:
-            log.enable_progress_bar()
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise ModelError(f"{problem}: {first_line(error)} (in {folder})") from error
 
 
-def _load_pipeline(
-    kind: str,
-    index: dict[str, Any],
-    folder: Path,
-    folders: dict[str, Path],
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> DiffusionModel:
-    """Read the parts, put the pipeline together and wrap it."""
-    import diffusers
-    from transformers import CLIPTextModel
-
-    from diffclf.models.dit import DiTModel
-    from diffclf.models.latent import noise_schedule
-    from diffclf.models.stable_diffusion import StableDiffusionModel
-
-    classes = {
-        "unet": diffusers.UNet2DConditionModel,
-        "transformer": diffusers.DiTTransformer2DModel,
-        "text_encoder": CLIPTextModel,
-        "vae": diffusers.AutoencoderKL,
-    }
-    scheduler = _scheduler(diffusers, index["scheduler"][1], folders["scheduler"], name)
-    noise_schedule(scheduler, name)  # before the weights are read
-    parts = {
-        part: _network(classes[part], part, folders[part], name).to(
-            device=device, dtype=torch.float32 if part == "vae" else dtype
-        )
-        for part in PIPELINES[kind]
-        if part in classes
-    }
-    # Parts that a classifier does without; passed as None they are not looked for.
-    optional = ("safety_checker", "feature_extractor", "image_encoder")
-    unused = dict.fromkeys(optional) | {"requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
-    try:
-        pipeline = getattr(diffusers, kind).from_pretrained(
-            folder, scheduler=scheduler, local_files_only=True, **parts, **unused
-        )
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{name} cannot be put together as a {kind}: {first_line(error)}") from error
-    if kind == "DiTPipeline":
-        return DiTModel(pipeline, name, index.get("id2label"))
-    return StableDiffusionModel(pipeline, name)
+def _read_parts(
+    classes: dict[str, str], folders: dict[str, Path], name: str, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return the scheduler and the networks of a pipeline; the networks are on the device, in their precision."""
+    parts = {"scheduler": _read_scheduler(classes["scheduler"], folders["scheduler"], name)}
+    noise_schedule(parts["scheduler"], name)  # checked before the weights are read
+    for part, class_name in classes.items():
+        if part not in WITHOUT_WEIGHTS:
+            network = _read_network(class_name, part, folders[part], name)
+            parts[part] = network.to(device=device, dtype=torch.float32 if part == "vae" else dtype)
+    return parts
 
 
-def _scheduler(diffusers: Any, cls: str, folder: Path, name: str) -> Any:  # noqa: ANN401 (a module, and its classes)
+def _read_scheduler(class_name: str, folder: Path, name: str) -> Any:  # noqa: ANN401 (any scheduler class)
     """Read a scheduler."""
+    import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-    scheduler = getattr(diffusers, cls, None)
-    if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
-        raise UnsupportedModelError(f"scheduler of {name} must be one of diffusers' schedulers, got {cls}")
-    try:
-        return scheduler.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
-        raise ModelError(f"scheduler of {name} cannot be read: {first_line(error)} (in {folder})") from error
+    cls = getattr(diffusers, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
+        raise UnsupportedModelError(f"scheduler of {name} must be one of diffusers' schedulers, got {class_name}")
+    with _explained(f"scheduler of {name} cannot be read", folder):
+        return cls.from_pretrained(folder, local_files_only=True)
 
 
-def _network(cls: Any, part: str, folder: Path, name: str) -> torch.nn.Module:  # noqa: ANN401 (any model class)
+def _read_network(class_name: str, part: str, folder: Path, name: str) -> torch.nn.Module:
     """Read one part with weights, every one of which must come from the file."""
-    from safetensors import SafetensorError
+    import diffusers
+    import transformers
 
+    cls = getattr(diffusers, class_name, None) or getattr(transformers, class_name)
     options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     if part == "text_encoder":
-        # transformers' error for a wrong shape does not say which; its report does. diffusers' error says it.
+        # The error of transformers for a wrong shape does not name the weight; its loading info does.
         options["ignore_mismatched_sizes"] = True
-    try:
+    with _explained(f"{part} of {name} cannot be read", folder):
         network, info = cls.from_pretrained(folder, **options)
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise ModelError(f"{part} of {name} cannot be read: {first_line(error)} (in {folder})") from error
     for keys, problem in ((info["missing_keys"], "lacks"), (info["mismatched_keys"], "has in another shape")):
         names = sorted(key if isinstance(key, str) else key[0] for key in keys)
         if names:

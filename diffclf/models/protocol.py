@@ -1,17 +1,20 @@
 """What the rest of the package asks of a diffusion model.
 
-A model maps a noised latent x_t, a timestep t and a conditioning to the raw output of its network, from which
-`diffclf.schedule` makes eps_hat. All that the classifier needs besides are the way into the latents (images to x0),
-the way into the conditionings (prompts to cond), and the table alpha_bar_t that the network was trained with.
+A model maps a noised latent x_t, a timestep t and a conditioning to the raw output of its network, from which its
+noise schedule makes eps_hat. The classifier also needs the way into the latents (images to x0) and the way into the
+conditionings (prompts to cond).
 
 Anything with these attributes and methods can be classified with: a pipeline of diffusers, or a density that is known
 exactly.
 """
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+
+from diffclf.models.conditioning import Conditioning
+from diffclf.schedule import NoiseSchedule
 
 __all__ = ["DiffusionModel", "ModelError", "UnsupportedModelError"]
 
@@ -30,13 +33,11 @@ class DiffusionModel(Protocol):
 
     Attributes:
         name: What `load_model` was given.
-        fingerprint: 16 hexadecimal digits, a hash of all weights and settings that determine the model's numbers.
         device: Where the network is and where its inputs and outputs are.
         dtype: The network's precision.
         image_size: Side of the square images, in pixels.
         latent_shape: (C, H, W) of x0.
-        alphas_cumprod: alpha_bar_t for t = 0 .. T-1; (T,), float64, on the CPU whatever the network's device.
-        prediction_type: What the network predicts: "epsilon" or "v_prediction".
+        schedule: alpha_t and sigma_t for t = 0 .. T-1, on the CPU, and what the network predicts.
         learns_variance: Whether the output has 2C channels, the second half being the variance's interpolation.
         labels: Names of the classes of a class-conditional model, in index order; None for a model of text.
     """
@@ -46,14 +47,18 @@ class DiffusionModel(Protocol):
     dtype: torch.dtype
     image_size: int
     latent_shape: tuple[int, int, int]
-    alphas_cumprod: torch.Tensor
-    prediction_type: str
+    schedule: NoiseSchedule
     learns_variance: bool
     labels: tuple[str, ...] | None
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that determines the model's numbers, 16 hexadecimal digits."""
+        """A hash of all weights and settings that determine the model's numbers, 16 hexadecimal digits."""
+        ...
+
+    @property
+    def calibration(self) -> Mapping[str, Any] | None:
+        """The calibration of a race for exactly these weights (the content of `racing.json`), or None."""
         ...
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -67,17 +72,17 @@ class DiffusionModel(Protocol):
         """
         ...
 
-    def encode_prompts(self, prompts: Sequence[str] | Sequence[int]) -> torch.Tensor:
-        """Return one conditioning per prompt, stacked along the first axis, on the model's device."""
+    def encode_prompts(self, prompts: Sequence[str] | Sequence[int]) -> Conditioning:
+        """Return one conditioning per prompt, on the model's device."""
         ...
 
-    def denoise(self, x_t: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def denoise(self, x_t: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
         """Return the network's raw output.
 
         Args:
             x_t: Noised latents (b, C, H, W), of any floating dtype.
             t: Timesteps (b,), int64.
-            cond: Conditionings (b, ...), rows of what `encode_prompts` returned.
+            cond: b conditionings, rows of what `encode_prompts` returned.
 
         Returns:
             (b, C, H, W), or (b, 2C, H, W) if the variance is learned, in the model's dtype.

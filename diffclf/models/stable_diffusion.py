@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from diffclf.models.conditioning import Conditioning
 from diffclf.models.latent import LatentDiffusionModel
 from diffclf.models.protocol import UnsupportedModelError
 
@@ -35,6 +36,15 @@ class StableDiffusionModel(LatentDiffusionModel):
         UnsupportedModelError: the pipeline is not a plain text-to-image one.
     """
 
+    kind = "StableDiffusionPipeline"
+    parts = {
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("CLIPTextModel",),
+        "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+        "scheduler": (),
+    }
+    left_out = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
     null_prompt = ""  # the prompt of the unconditional model
 
     def __init__(self, pipeline: Any, name: str = "stable-diffusion") -> None:  # noqa: ANN401 (diffusers' type)
@@ -53,7 +63,7 @@ class StableDiffusionModel(LatentDiffusionModel):
         self.tokenizer = pipeline.tokenizer
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the text encoder's hidden states.
 
         A prompt longer than the tokenizer's length is cut, as in the pipeline; a warning in the log names it. The
@@ -63,7 +73,11 @@ class StableDiffusionModel(LatentDiffusionModel):
             prompts: n strings.
 
         Returns:
-            (n, L, D), in the model's dtype, on its device.
+            "hidden_states": (n, L, D), in the model's dtype, on its device.
+
+        Raises:
+            ModelError: no prompts.
+            TypeError: prompts are not a sequence of strings.
         """
         prompts = self._check_sequence(prompts)
         for prompt in prompts:
@@ -71,12 +85,13 @@ class StableDiffusionModel(LatentDiffusionModel):
                 raise TypeError(f"a prompt of {self.name} must be a string, got {prompt!r}")
         self._warn_of_cut(prompts)
         parts = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
-        return torch.cat([self._hidden_states(part) for part in parts])
+        return Conditioning({"hidden_states": torch.cat([self._hidden_states(part) for part in parts])})
 
-    def denoise(self, x_t: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        """Return the U-Net's raw output (b, C, H, W) for x_t (b, C, H, W), t (b,) and cond (b, L, D)."""
+    def denoise(self, x_t: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
+        """Return the U-Net's raw output (b, C, H, W) for x_t (b, C, H, W), t (b,) and b conditionings."""
         x_t = x_t.to(self.device, self.dtype, memory_format=torch.channels_last)
-        return self.network(x_t, t.to(self.device), encoder_hidden_states=cond.to(self.device, self.dtype)).sample
+        hidden_states = cond.tensors["hidden_states"].to(self.device, self.dtype)
+        return self.network(x_t, t.to(self.device), encoder_hidden_states=hidden_states).sample
 
     def _hidden_states(self, prompts: list[str]) -> torch.Tensor:
         """Return the hidden states of a batch of prompts, as the pipeline computes them."""
@@ -88,7 +103,7 @@ class StableDiffusionModel(LatentDiffusionModel):
         return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].to(self.dtype)
 
     def _warn_of_cut(self, prompts: list[str]) -> None:
-        """Log which prompts are longer than the tokenizer's length."""
+        """Log a warning for each prompt that is longer than the tokenizer's length."""
         length = self.tokenizer.model_max_length
         for prompt, ids in zip(prompts, self.tokenizer(prompts, verbose=False).input_ids, strict=True):
             if len(ids) > length:
@@ -96,14 +111,11 @@ class StableDiffusionModel(LatentDiffusionModel):
                     "prompt has %d tokens of which %s uses the first %d: %r", len(ids), self.name, length, prompt
                 )
 
-    def _more_networks(self) -> dict[str, torch.nn.Module]:
-        return {"text_encoder": self.text_encoder}
-
-    def _more_settings(self) -> dict[str, Any]:
+    def _more_for_fingerprint(self) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
         config = self.text_encoder.config
         rules = json.loads(self.tokenizer.backend_tokenizer.to_str())["model"]
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in rules["merges"]]
-        return {
+        return {"text_encoder": self.text_encoder}, {
             "text_encoder": {key: getattr(config, key) for key in TEXT_SETTINGS},
             "text_mask": bool(getattr(config, "use_attention_mask", False)),
             "tokenizer": [rules["vocab"], merges, self.tokenizer.model_max_length],

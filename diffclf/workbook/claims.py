@@ -1,27 +1,39 @@
-"""The rule by which a run judges the paper's claims.
+"""The paper's claims, and the rule by which a run judges them.
 
-A claim names a number to estimate, a direction and a margin m, written down before the run. With k claims in a
-notebook its interval is two-sided at 1 - 0.05 / k, so that all intervals of one notebook hold together 95 times of 100.
+Claims are written down before the run, under `claims` in notebooks/NN_name.yaml. Each has these fields:
 
-    direction        holds when the interval    does not hold when it
+    id           short name, unique among all notebooks
+    place        where the paper makes the claim
+    sentence     the claim, in our words
+    estimates    which number is estimated
+    direction    greater, less, no difference, or not worse
+    margin       m, in the claim's unit; above 0 for "no difference" and "not worse"
+    kind         test: about the method; analogue: about particular models, which a small world can only imitate
+    unit         of estimate and margin; accuracies are in points (0 to 100)
+    covers       list of what the interval varies over: images, noise, training
+    paper        the paper's number in that unit, or null
+    paper_note   where that number comes from (optional)
+
+With k claims in a notebook the interval is two-sided at 1 - 0.05 / k, so that all intervals of one notebook hold
+together 95 times of 100. "Not worse" (non-inferiority) has a one-sided 95% bound: two-sided at 90%. Paired contrasts
+are bootstrapped over base photographs.
+
+    direction        holds when the interval    does not hold when the interval
     greater          lies above m               lies below m
     less             lies below m               lies above m
     no difference    lies inside (-m, m)        lies outside [-m, m]
     not worse        has its low end above -m   lies below -m
 
-Otherwise the claim is undecided. For `not worse` (non-inferiority) the low end is a one-sided 95% bound, that is, the
-interval is two-sided at 90%. A claim of kind `test` is about the method; one of kind `analogue` is about particular
-models, whose counterparts a small world can only imitate, and its failure says nothing against the paper.
+Otherwise the claim is undecided. A failed analogue says nothing against the paper.
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from diffclf.stats import Estimate
-from diffclf.workbook.settings import notebooks_dir
+from diffclf.workbook.settings import read_notebook_file
 
-__all__ = ["DIRECTIONS", "KINDS", "VERDICTS", "Claim", "Judged", "judge", "read_claims", "required_level"]
+__all__ = ["DIRECTIONS", "VERDICTS", "Claim", "claim_record", "judge", "read_claims"]
 
 DIRECTIONS = ("greater", "less", "no difference", "not worse")
 KINDS = ("test", "analogue")
@@ -31,22 +43,10 @@ COVERS = ("images", "noise", "training")
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper, as claims.yaml states it.
+    """One claim of the paper; the module's docstring describes the fields.
 
-    Attributes:
-        id: short name, unique among all notebooks.
-        notebook: the notebook that judges it.
-        place: where the paper makes it.
-        sentence: the claim, in our words.
-        estimates: what number is estimated.
-        direction: one of DIRECTIONS.
-        margin: in the unit of the estimate; not negative for "no difference" and "not worse".
-        kind: "test" or "analogue".
-        unit: of estimate and margin.
-        covers: what the interval varies over: images, noise, training.
-        paper: the paper's number in the same unit, None where it gives none.
-        paper_note: where that number comes from.
-        n_claims: claims of the same notebook.
+    Raises:
+        ValueError: a field is out of range.
     """
 
     id: str
@@ -59,120 +59,49 @@ class Claim:
     kind: str
     unit: str
     covers: tuple[str, ...]
-    paper: float | None
-    paper_note: str
     n_claims: int
+    paper: float | None = None
+    paper_note: str = ""
 
-
-@dataclass(frozen=True)
-class Judged:
-    """A claim and what a run found.
-
-    Attributes:
-        claim: what was claimed.
-        estimate: the number with its interval.
-        verdict: one of VERDICTS; None in a profile that judges nothing.
-        n: observations behind the estimate.
-        profile: name of the profile.
-        world: where the verdict holds, such as "the mini world"; "" for the paper's own models.
-        detail: one more sentence.
-    """
-
-    claim: Claim
-    estimate: Estimate
-    verdict: str | None
-    n: int | None
-    profile: str
-    world: str
-    detail: str = ""
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        where = f"{self.notebook}.yaml, {self.id}"
+        fields = [("direction", self.direction, DIRECTIONS), ("kind", self.kind, KINDS)]
+        for name, value, allowed in [*fields, *(("covers", part, COVERS) for part in self.covers or ("",))]:
+            if value not in allowed:
+                raise ValueError(f"{where}: {name} must be one of {', '.join(allowed)}, got {value!r}")
+        if self.direction in ("no difference", "not worse") and self.margin <= 0:
+            raise ValueError(f"{where}: margin must be above 0 for {self.direction!r}, got {self.margin}")
 
     @property
-    def words(self) -> str:
-        """The verdict, with where it holds."""
-        if self.verdict is None:
-            return f"not judged at the {self.profile} profile"
-        return f"{self.verdict} in {self.world}" if self.world else self.verdict
-
-    def as_record(self) -> dict[str, Any]:
-        """Return what is written to the claims file; an unbounded end of the interval becomes None."""
-        ends = {"low": self.estimate.low, "high": self.estimate.high}
-        return {
-            **asdict(self.claim),
-            "estimate": self.estimate.value,
-            **{name: end if abs(end) != float("inf") else None for name, end in ends.items()},
-            "level": self.estimate.level,
-            "n": self.n,
-            "verdict": self.verdict,
-            "words": self.words,
-            "profile": self.profile,
-            "world": self.world,
-            "detail": self.detail,
-        }
+    def level(self) -> float:
+        """Coverage that the claim's two-sided interval must have."""
+        return 0.9 if self.direction == "not worse" else 1 - 0.05 / self.n_claims
 
 
-def _one_of(value: str, allowed: tuple[str, ...], name: str, where: str) -> str:
-    if value not in allowed:
-        raise ValueError(f"{where}: {name} must be one of {', '.join(allowed)}, got {value!r}")
-    return value
-
-
-def _parse(entry: dict[str, Any], notebook: str, n_claims: int) -> Claim:
-    where = f"claims.yaml, {notebook}, {entry.get('id', 'no id')}"
-    required = {"id", "place", "sentence", "estimates", "direction", "margin", "kind", "unit", "covers"}
-    missing, unknown = required - set(entry), set(entry) - required - {"paper", "paper_note"}
-    if missing or unknown:
-        raise ValueError(f"{where}: fields missing {sorted(missing)}, unknown {sorted(unknown)}")
-    margin = float(entry["margin"])
-    direction = _one_of(entry["direction"], DIRECTIONS, "direction", where)
-    if direction in ("no difference", "not worse") and margin <= 0:
-        raise ValueError(f"{where}: margin must be above 0 for {direction!r}, got {margin}")
-    covers = entry["covers"] if isinstance(entry["covers"], list) else [entry["covers"]]
-    return Claim(
-        id=entry["id"],
-        notebook=notebook,
-        place=entry["place"],
-        sentence=" ".join(entry["sentence"].split()),
-        estimates=" ".join(entry["estimates"].split()),
-        direction=direction,
-        margin=margin,
-        kind=_one_of(entry["kind"], KINDS, "kind", where),
-        unit=entry["unit"],
-        covers=tuple(_one_of(part, COVERS, "covers", where) for part in covers),
-        paper=None if entry.get("paper") is None else float(entry["paper"]),
-        paper_note=" ".join(entry.get("paper_note", "").split()),
-        n_claims=n_claims,
-    )
-
-
-def read_claims(path: Path | None = None) -> dict[str, Claim]:
-    """Return all claims by id, in the order of the file.
-
-    Args:
-        path: the file; None: claims.yaml beside the notebooks.
+def read_claims(notebook: str) -> dict[str, Claim]:
+    """Return the claims of a notebook by id, in the order of its file.
 
     Raises:
-        ValueError: a field is missing, unknown or out of range, or an id stands twice.
+        ValueError: a field is missing, unknown or out of range, or an id occurs twice.
     """
-    import yaml
-
-    sections = yaml.safe_load((path or notebooks_dir() / "claims.yaml").read_text(encoding="utf-8")) or {}
+    entries = read_notebook_file(notebook)["claims"]
     claims: dict[str, Claim] = {}
-    for notebook, entries in sections.items():
-        for entry in entries or []:
-            claim = _parse(entry, notebook, len(entries))
-            if claim.id in claims:
-                raise ValueError(f"claims.yaml: id must be unique, got {claim.id!r} twice")
-            claims[claim.id] = claim
+    for entry in entries:
+        fields = {name: " ".join(value.split()) if isinstance(value, str) else value for name, value in entry.items()}
+        fields["covers"] = tuple(entry.get("covers", ()))
+        try:
+            claim = Claim(**fields, notebook=notebook, n_claims=len(entries))
+        except TypeError as error:  # a field is missing or unknown
+            raise ValueError(f"{notebook}.yaml, {entry.get('id', 'no id')}: {error}") from None
+        if claim.id in claims:
+            raise ValueError(f"{notebook}.yaml: id must be unique, got {claim.id!r} twice")
+        claims[claim.id] = claim
     return claims
 
 
-def required_level(claim: Claim) -> float:
-    """Return the coverage that the claim's two-sided interval must have."""
-    return 0.9 if claim.direction == "not worse" else 1 - 0.05 / claim.n_claims
-
-
 def judge(claim: Claim, estimate: Estimate) -> str:
-    """Return the verdict of the rule.
+    """Return the verdict of the rule, one of VERDICTS.
 
     Raises:
         ValueError: the ends of the interval are not numbers or in the wrong order.
@@ -187,3 +116,46 @@ def judge(claim: Claim, estimate: Estimate) -> str:
         "not worse": (low > -m, high < -m),
     }[claim.direction]
     return VERDICTS[0] if holds else VERDICTS[1] if fails else VERDICTS[2]
+
+
+def claim_record(
+    claim: Claim, estimate: Estimate, *, profile: str, world: str = "", verdicts: bool = True, detail: str = ""
+) -> dict[str, Any]:
+    """Return a claim with what a run found, as plain values for the claims file.
+
+    Args:
+        claim: the claim.
+        estimate: the number with its interval at the claim's level.
+        profile: name of the profile.
+        world: where the verdict holds, such as "the mini world"; "" for the paper's own models.
+        verdicts: False: the profile judges nothing, the verdict is None.
+        detail: one more sentence.
+
+    Returns:
+        the claim's fields and `estimate`, `low`, `high` (None: unbounded), `level`, `n`, `verdict`, `words` (the
+        verdict, with where it holds), `profile`, `world`, `detail`.
+
+    Raises:
+        ValueError: the interval is of another level, or its ends are out of order.
+    """
+    if abs(estimate.level - claim.level) > 1e-9:
+        raise ValueError(
+            f"interval of {claim.id} must be at level {claim.level:.6g} (wb.level({claim.id!r})), "
+            f"got {estimate.level:.6g}"
+        )
+    verdict = judge(claim, estimate) if verdicts else None
+    words = f"{verdict} in {world}" if world else verdict
+    low, high = (None if abs(end) == float("inf") else end for end in (estimate.low, estimate.high))
+    return {
+        **asdict(claim),
+        "estimate": estimate.value,
+        "low": low,
+        "high": high,
+        "level": estimate.level,
+        "n": estimate.n,
+        "verdict": verdict,
+        "words": words if verdicts else f"not judged at the {profile} profile",
+        "profile": profile,
+        "world": world,
+        "detail": " ".join(detail.split()),
+    }

@@ -1,63 +1,53 @@
-"""A slider over figures, where somebody is there to move it.
-
-A notebook that runs by itself (papermill, nbval, a report) must not leave a dead widget behind, whose page would need
-the network. Front ends with a person behind them allow the kernel to ask for input, unattended runs do not: that
-tells them apart.
-"""
+"""A slider over figures that works wherever HTML is shown: in JupyterLab and in the report, without a network."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ipywidgets import VBox
+    from IPython.display import HTML
     from matplotlib.figure import Figure
 
-__all__ = ["figure_slider", "somebody_is_there"]
+from diffclf.workbook.display import html_text
 
+__all__ = ["figure_slider"]
 
-def somebody_is_there() -> bool:
-    """Return whether the running cell came from a front end that can answer questions."""
-    from IPython import get_ipython
-
-    kernel = getattr(get_ipython(), "kernel", None)
-    if kernel is None:
-        return False
-    return bool(kernel.get_parent("shell").get("content", {}).get("allow_stdin"))
+_CHOOSE = (
+    "[...this.closest('figure').querySelectorAll('[data-frame]')]"
+    ".forEach((frame, i) => frame.style.display = i == this.value ? '' : 'none')"
+)
 
 
 def figure_slider(
     draw: Callable[[int], Figure], values: Sequence[int], *, label: str, alt: Callable[[int], str]
-) -> VBox:
-    """Return a slider that shows the figure of the chosen value; a figure is drawn when first asked for.
+) -> HTML:
+    """Return a slider that shows the figure of the chosen value; all figures are drawn beforehand.
 
     Args:
-        draw: makes the figure of one value.
+        draw: makes the figure of a value.
         values: what the slider can choose, in order.
-        label: its name.
-        alt: the figure of one value in words.
+        label: what the values are.
+        alt: the figure of a value in words; they also stand under the figure.
 
     Raises:
         ValueError: nothing to choose from.
     """
-    from ipywidgets import HTML, Image, SelectionSlider, VBox
+    import matplotlib.pyplot as plt
+    from IPython.display import HTML
 
     if not len(values):
         raise ValueError(f"values of slider {label!r} must not be empty, got none")
-    drawn: dict[int, bytes] = {}
-    slider = SelectionSlider(options=list(values), value=values[len(values) // 2], description=label)
-    picture, words = Image(format="png"), HTML()
-
-    def show(_: object = None) -> None:
-        value = slider.value
-        if value not in drawn:
-            content = BytesIO()
-            draw(value).savefig(content, format="png", dpi=100)
-            drawn[value] = content.getvalue()
-        picture.value, words.value = drawn[value], alt(value)
-
-    slider.observe(show, names="value")
-    show()
-    return VBox([slider, picture, words])
+    chosen, frames = len(values) // 2, []
+    for position, value in enumerate(values):
+        fig, picture = draw(value), BytesIO()
+        fig.savefig(picture, format="png", dpi=100)
+        plt.close(fig)
+        source = f"data:image/png;base64,{b64encode(picture.getvalue()).decode('ascii')}"
+        words, style = html_text(f"{label} = {value}. {alt(value)}"), "" if position == chosen else "display:none"
+        image = f'<img src="{source}" alt="{words}" style="max-width:100%">'
+        frames.append(f'<div data-frame style="{style}">{image}<figcaption>{words}</figcaption></div>')
+    slider = f'<input type="range" min="0" max="{len(values) - 1}" value="{chosen}" aria-label="{html_text(label)}"'
+    return HTML(f'<figure>{slider} style="width:min(30em, 100%)" oninput="{_CHOOSE}">{"".join(frames)}</figure>')

@@ -1,0 +1,1 @@
+"""Cheap classifiers to compare with, or to draw up a shortlist with."""

@@ -1,0 +1,1 @@
+"""Speed: the plain loop, the evaluator and the races, timed in turn."""

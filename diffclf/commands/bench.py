@@ -1,0 +1,86 @@
+"""`diffclf bench`: how much faster the evaluator and the race are than the paper's loop, measured in one run.
+
+Accuracies are those of the study beside the model's weights (`diffclf.experiments.study`); --full computes it anew.
+"""
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from typing import Any
+
+import torch
+
+from diffclf.bench.races import time_races
+from diffclf.bench.throughput import measure_overhead, measure_throughput
+from diffclf.commands.options import count
+from diffclf.datasets import load_dataset
+from diffclf.experiments.study import read_study, strategy_rows, write_study
+from diffclf.experiments.tasks import TASKS, races
+from diffclf.models import load_model
+from diffclf.models.loading import built_in_models
+from diffclf.models.protocol import DiffusionModel
+from diffclf.pruning import Racing
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line of `diffclf bench`."""
+    add = parser.add_argument
+    add("--model", default="mini-sd", help="the model (default %(default)s)")
+    add("--device", help="cpu, cuda, ...; by default the fastest there is")
+    add("--batch-size", type=count, help="evaluations per forward pass, for the overhead")
+    add("--rounds", type=count, default=5, help="interleaved rounds (default %(default)s)")
+    add("--pairs", type=count, default=11, help="interleaved pairs for the overhead (default %(default)s)")
+    add("--images", type=count, default=16, help="test images a race is timed on (default %(default)s)")
+    add("--only-overhead", action="store_true", help="the evaluator over the bare network, no more")
+    add("--no-compile", action="store_true", help="leave the compiled network out: a minute less")
+    add("--full", action="store_true", help="compute the accuracies anew, on 500 or 1000 test images a task: hours")
+    add("--work", type=Path, default=Path("runs/bench"), help="error banks of --full; a killed run continues there")
+    add("--json", action="store_true", help="print the results as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print the results."""
+    if args.full and (args.only_overhead or args.model not in built_in_models()):
+        raise ValueError(f"full is for a built-in model and all measurements, got {args.model!r}")
+    model = load_model(args.model, device=args.device)
+    found = {"overhead": measure_overhead(model, args.pairs, args.batch_size)}
+    if not args.only_overhead:
+        found |= _more_measurements(args, model)
+    cuda = model.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(model.device) if cuda else getrusage(RUSAGE_SELF).ru_maxrss * 1024
+    found["memory"] = {str(model.device): {"peak, GB": peak / 1e9, "CPU threads": torch.get_num_threads()}}
+    tables = (f"{name}\n{_table(rows)}\n" for name, rows in found.items())
+    print(json.dumps(found, indent=1, default=asdict) if args.json else "\n".join(tables))
+    return 0
+
+
+def _more_measurements(args: argparse.Namespace, model: DiffusionModel) -> dict[str, Any]:
+    """Return the throughput, the races of each task, and their accuracies from the study where there is one."""
+    plain, fast = load_model(args.model, device=args.device), model
+    plain.network.to(memory_format=torch.contiguous_format)  # as diffusers loads it
+    models = {"evaluator": model}
+    if not args.no_compile:
+        models["compiled"] = fast = load_model(args.model, device=args.device, compile=True)
+    found = {"throughput": measure_throughput(plain, models, args.rounds)}
+    if args.full:
+        write_study(fast, args.work)
+    study = read_study(fast)
+    for name, task in TASKS.items():
+        data, staged = load_dataset(name, n_images=args.images), replace(task.schedule, grid="official")
+        found[name] = time_races(fast, plain, data, staged, races(task, Racing()), args.rounds)
+        if study:
+            found[f"{name}, from the study"] = strategy_rows(study["tasks"][name])
+    return found
+
+
+def _table(rows: dict[str, Any]) -> str:
+    """Return the rows as text."""
+    lines = [["", *next(iter(rows.values()))]]
+    for name, row in rows.items():
+        lines.append([name, *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values())])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)

@@ -1,0 +1,147 @@
+"""Which images are classified correctly, from which of their trials, and how often.
+
+    score of a prompt = minus its mean error over the trials used           (Li et al. 2023, Eq. 4 and Algorithm 1)
+
+The prompt with the best score wins, the first of them in a tie. Here prompts stand for classes one to one, in the order
+of the labels: an image is classified correctly if prompt `labels[image]` wins. In all functions here
+
+    errors   (n_images, n_prompts, n_trials) prediction errors, the trials in the order in which they are spent
+    labels   (n_images,) positions of the right prompts
+    groups   (n_images,) the photograph that each image was made of; None: each of its own
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from diffclf.stats import Estimate, mean, proportion
+
+__all__ = [
+    "accuracies",
+    "average_over_bins",
+    "correct_by_budget",
+    "correct_by_trial",
+    "margin_ratio",
+    "margins",
+    "plateau",
+    "repeat_agreement",
+    "share_above_chance",
+]
+
+
+def _check(errors: NDArray, labels: ArrayLike) -> None:
+    """Raise ValueError unless errors are a complete (n_images, n_prompts, n_trials) array with a label per image."""
+    if errors.ndim != 3 or len(labels) != len(errors):
+        raise ValueError(
+            f"errors must be (n_images, n_prompts, n_trials) with a label per image, got {errors.shape} "
+            f"and {len(labels)} labels"
+        )
+    if np.isnan(errors).any():
+        image, _, trial = np.argwhere(np.isnan(errors))[0]
+        raise ValueError(f"errors must be evaluated for all trials used, got NaN at image {image}, trial {trial}")
+
+
+def correct_by_trial(errors: NDArray, labels: ArrayLike) -> NDArray[np.bool_]:
+    """Return which images each trial alone classifies correctly, (n_images, n_trials).
+
+    Raises:
+        ValueError: an error is missing, or the shapes do not fit.
+    """
+    _check(errors, labels)
+    return errors.argmin(axis=1) == np.asarray(labels)[:, None]
+
+
+def correct_by_budget(errors: NDArray, labels: ArrayLike, budgets: ArrayLike) -> NDArray[np.bool_]:
+    """Return which images the first n trials classify correctly, for several n: (n_images, n_budgets).
+
+    Raises:
+        ValueError: an error is missing, a budget is out of range, or the shapes do not fit.
+    """
+    _check(errors, labels)
+    budgets, n_trials = np.asarray(budgets, dtype=np.int64), errors.shape[2]
+    if budgets.min() < 1 or budgets.max() > n_trials:
+        raise ValueError(f"budgets must lie in 1..{n_trials}, got {budgets.min()}..{budgets.max()}")
+    sums = errors.cumsum(axis=2, dtype=np.float64)[:, :, budgets - 1]
+    return sums.argmin(axis=1) == np.asarray(labels)[:, None]
+
+
+def accuracies(correct: NDArray, groups: NDArray | None = None, level: float = 0.95) -> list[Estimate]:
+    """Return the mean of each column of (n_images, n) correct answers, or of shares of correct trials.
+
+    The intervals have coverage `level`: Wilson's where images are independent and the answers are yes or no, otherwise
+    a bootstrap over groups.
+    """
+    independent = groups is None or len(np.unique(groups)) == len(correct)
+    if independent and correct.dtype == bool:
+        return [proportion(int(column.sum()), len(column), level) for column in correct.T]
+    found = [mean(column, groups=groups, level=level) for column in correct.T]
+    return [Estimate(e.value, max(e.low, 0.0), min(e.high, 1.0), e.level, e.n) for e in found]
+
+
+def average_over_bins(
+    correct: NDArray, timesteps: ArrayLike, n_bins: int, n_timesteps: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Average (n_images, n_trials) correct answers over neighbouring timesteps, given in any order.
+
+    Returns:
+        (n,) mean timestep of the trials in each bin, increasing, and (n_images, n) share of them that are correct. The
+        n_bins bins divide 0 .. T evenly; bins without a trial are left out.
+    """
+    timesteps = np.asarray(timesteps)
+    place = timesteps * n_bins // n_timesteps
+    filled = np.unique(place)
+    centres = np.array([timesteps[place == b].mean() for b in filled])
+    return centres, np.stack([correct[:, place == b].mean(axis=1) for b in filled], axis=1)
+
+
+def plateau(t: ArrayLike, heights: ArrayLike, chance: float, share: float = 0.9) -> tuple[float, float, float]:
+    """Return the place of a curve's peak, and the first and the last place of the plateau around the peak.
+
+    Heights are (n,) accuracies at increasing t. A point belongs to the plateau if its height above chance is at least
+    `share` of the peak's, and so are the heights of all points between.
+    """
+    t, heights = np.asarray(t, dtype=float), np.asarray(heights, dtype=float)
+    peak = int(heights.argmax())
+    below = np.flatnonzero(heights - chance < share * (heights[peak] - chance))
+    left, right = below[below < peak], below[below > peak]
+    first = left[-1] + 1 if len(left) else 0
+    last = right[0] - 1 if len(right) else len(t) - 1
+    return float(t[peak]), float(t[first]), float(t[last])
+
+
+def share_above_chance(estimates: Sequence[Estimate], chance: float) -> list[Estimate]:
+    """Return accuracies on the scale on which chance is 0 and the highest of them is 1; NaN if none is above chance.
+
+    The intervals are scaled alike. They do not cover the uncertainty of the highest accuracy.
+    """
+    height = max(estimate.value for estimate in estimates) - chance
+    height = height if height > 0 else float("nan")
+    return [Estimate(*((number - chance) / height for number in e), e.level, e.n) for e in estimates]
+
+
+def margins(errors: NDArray, labels: ArrayLike) -> NDArray[np.float64]:
+    """Return by how much the right prompt's error lies below the mean of the other prompts', (n_images, n_trials).
+
+    Raises:
+        ValueError: an error is missing, or the shapes do not fit.
+    """
+    _check(errors, labels)
+    errors = errors.astype(np.float64)
+    right = errors[np.arange(len(errors)), labels]
+    return (errors.sum(axis=1) - right) / (errors.shape[1] - 1) - right
+
+
+def margin_ratio(margins: NDArray) -> float:
+    """Return the mean of margins divided by their standard deviation; infinite if all margins are equal."""
+    middle, spread = float(np.mean(margins)), float(np.std(margins))
+    return middle / spread if spread else float(np.copysign(np.inf, middle))
+
+
+def repeat_agreement(errors: NDArray) -> NDArray[np.float64]:
+    """Return the share of pairs of trials that choose the same prompt, (n_images,); NaN if there is only one trial."""
+    n_repeats = errors.shape[2]
+    chosen = errors.argmin(axis=1)
+    same = (chosen[:, :, None] == chosen[:, None, :]).sum(axis=(1, 2)) - n_repeats
+    n_pairs = n_repeats * (n_repeats - 1)
+    return same / n_pairs if n_pairs else np.full(len(errors), np.nan)

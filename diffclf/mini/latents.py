@@ -1,0 +1,108 @@
+"""Cached latents of a fixed sample of scenes, and random noised batches of them.
+
+    x_t = alpha_t x0 + sigma_t eps,    t uniform, eps ~ N(0, I)
+
+on the linear noise schedule of DDPM (Ho, Jain, Abbeel 2020, arXiv 2006.11239).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from tqdm import tqdm
+
+from diffclf.datasets.world import Scenes, render
+from diffclf.mini.autoencoder import encode_scenes
+from diffclf.mini.training import save_tensors
+from diffclf.schedule import NoiseSchedule
+
+__all__ = ["SCHEDULE", "LatentBatch", "LatentBatches", "build_scheduler", "cached_latents"]
+
+CHUNK = 5000
+N_CHECKED = 64
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Return the linear schedule of DDPM and DiT, beta from 1e-4 to 0.02 in 1000 steps, with the sampler DDIM."""
+    return DDIMScheduler(beta_schedule="linear", clip_sample=False, steps_offset=1, set_alpha_to_one=False)
+
+
+SCHEDULE = NoiseSchedule.variance_preserving(build_scheduler().alphas_cumprod)
+
+
+def cached_latents(
+    vae: AutoencoderKL, scenes: Scenes, photos: np.ndarray, path: Path, flip: np.ndarray | None = None
+) -> torch.Tensor:
+    """Return the scaled latents (n, 4, 8, 8) of scenes in half precision, computed once and kept at `path`.
+
+    A file with the latents of other scenes, or of another autoencoder, is replaced.
+
+    Args:
+        vae: the autoencoder, its scaling factor set.
+        scenes: n scenes.
+        photos: (n_photos, 28, 28) uint8 photographs that the scenes are made of.
+        path: of the file.
+        flip: (n,) bool, which scenes are mirrored left to right; None: no scene.
+    """
+
+    def encode(part: slice) -> torch.Tensor:
+        images = render(scenes[part], photos)
+        if flip is not None:
+            images[flip[part]] = images[flip[part], :, ::-1]
+        return (encode_scenes(vae, images) * vae.config.scaling_factor).half()
+
+    if path.is_file():
+        latents = torch.load(path, weights_only=True)
+        first = encode(slice(N_CHECKED))
+        if len(latents) == len(scenes) and torch.allclose(latents[:N_CHECKED].float(), first.float(), atol=0.01):
+            return latents
+    bar = tqdm(range(0, len(scenes), CHUNK), desc="latents", unit=f" x {CHUNK}", mininterval=5)
+    latents = torch.cat([encode(slice(start, start + CHUNK)) for start in bar])
+    save_tensors(path, latents)
+    return latents
+
+
+class LatentBatch(NamedTuple):
+    """Noised latents: clean latents x0, noise eps and x_t (b, 4, 8, 8), timesteps t (b,), and conditions."""
+
+    x0: torch.Tensor
+    eps: torch.Tensor
+    x_t: torch.Tensor
+    t: torch.Tensor
+    cond: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LatentBatches:
+    """Draws the batch of a step; it is the same whenever it is drawn.
+
+    Attributes:
+        latents: (n, 4, 8, 8) scaled latents, any float type.
+        conditions: positions of the latents (b,) and a generator -> what the network is told of them.
+        batch_size: latents per step.
+        seed: seed of batches, conditions and noise.
+        stream: number of the random stream, one per recipe.
+    """
+
+    latents: torch.Tensor
+    conditions: Callable[[np.ndarray, np.random.Generator], tuple[torch.Tensor, ...]]
+    batch_size: int
+    seed: int
+    stream: int
+
+    def __call__(self, step: int) -> LatentBatch:
+        """Return the batch of a step."""
+        rng = np.random.default_rng([self.seed, self.stream, step])
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        index = rng.integers(len(self.latents), size=self.batch_size)
+        x0 = self.latents[torch.from_numpy(index)].float()
+        cond = self.conditions(index, rng)
+        # Evenly spaced t with one random offset: uniform like independent draws, with less variance in the loss.
+        positions = (np.arange(self.batch_size) + rng.random()) / self.batch_size
+        t = torch.from_numpy((positions * len(SCHEDULE)).astype(np.int64))
+        eps = torch.randn(x0.shape, generator=generator)
+        return LatentBatch(x0, eps, SCHEDULE.add_noise(x0, eps, t), t, cond)

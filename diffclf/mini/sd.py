@@ -1,0 +1,209 @@
+"""The miniature Stable Diffusion: an autoencoder, then a U-Net and a text encoder that learn together on its latents.
+
+    L = mean (eps - eps_theta(x_t, t, c))^2,  t uniform                        (Ho et al.'s simple loss)
+
+One caption in ten is dropped, so that the model is also unconditional.
+
+Source: Ho, Jain, Abbeel 2020, arXiv 2006.11239; Rombach et al. 2022, arXiv 2112.10752.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from diffclf.datasets.photos import load_photos
+from diffclf.datasets.world import (
+    COLOURS,
+    ITEMS,
+    LAYOUTS,
+    OPPOSITE,
+    Scenes,
+    caption_pair,
+    caption_single,
+    sample_scenes,
+)
+from diffclf.mini.autoencoder import load_autoencoder, train_autoencoder
+from diffclf.mini.export import export_stable_diffusion, export_version
+from diffclf.mini.latents import LatentBatch, LatentBatches, cached_latents
+from diffclf.mini.recipe import Job, Recipe
+from diffclf.mini.tokenizer import build_tokenizer
+from diffclf.mini.training import Plan, train
+
+__all__ = ["RECIPE", "Denoiser", "build_denoiser", "denoising_loss", "draw_captions", "import_denoiser", "tokenize"]
+
+VERSIONS = {1: 24_000, 2: 90_000, 3: 240_000}
+"""The versions along the training that are kept, by the samples seen."""
+
+CAPTION_DROPOUT = 0.1
+N_SINGLE, N_PAIR = 160_000, 60_000
+N_AUTOENCODER, N_SAMPLES, BATCH_SIZE = 64_000, 700_000, 128
+
+
+class Denoiser(torch.nn.Module):
+    """The two networks that learn together.
+
+    Attributes:
+        unet: predicts the noise in 8x8x4 latents.
+        text_encoder: turns 16 tokens into 16 vectors of width 64.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet = unet.to(memory_format=torch.channels_last)
+        self.text_encoder = text_encoder
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, token_ids: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        """Predict the noise; caption i of the batch is row which[i] of token_ids: equal captions are encoded once."""
+        embedding = self.text_encoder(token_ids).last_hidden_state[which]
+        return self.unet(x_t.contiguous(memory_format=torch.channels_last), t, embedding).sample
+
+
+def build_denoiser(tokenizer: CLIPTokenizer) -> Denoiser:
+    """Return the untrained networks: 1.6 million parameters of U-Net, 0.15 million of text encoder."""
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 64),
+        layers_per_block=1,
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        projection_dim=64,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Denoiser(unet, CLIPTextModel(config))
+
+
+def import_denoiser(folder: Path) -> Denoiser:
+    """Return the networks of an exported pipeline or version in single precision, to train on."""
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    return Denoiser(unet.float(), CLIPTextModel.from_pretrained(folder, subfolder="text_encoder").float()).train()
+
+
+def draw_captions(scenes: Scenes, rng: np.random.Generator) -> list[str]:
+    """Describe each scene in one of its ways at random, or (one time in ten) with the empty caption.
+
+    A single is named with its colour or without; a pair is told from the first object or from the second.
+    """
+    dropped = rng.random(len(scenes)) < CAPTION_DROPOUT
+    coin = rng.random(len(scenes)) < 0.5
+    captions = []
+    for i, (first, second) in enumerate(scenes.objects()):
+        layout = LAYOUTS[scenes.layout[i]]
+        if dropped[i]:
+            captions.append("")
+        elif scenes.layout[i] < 0:
+            captions.append(caption_single(first[1], first[0] if coin[i] else None))
+        elif coin[i]:
+            captions.append(caption_pair(first, layout, second))
+        else:
+            captions.append(caption_pair(second, OPPOSITE[layout], first))
+    return captions
+
+
+def tokenize(captions: list[str], tokenizer: CLIPTokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tokens of the different captions, and which of them each caption is (n,)."""
+    texts, which = np.unique(captions, return_inverse=True)
+    ids = tokenizer(texts.tolist(), padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids, torch.from_numpy(which)
+
+
+def denoising_loss(denoiser: Denoiser, batch: LatentBatch) -> torch.Tensor:
+    """Return the mean squared error of the predicted noise."""
+    return (denoiser(batch.x_t, batch.t, *batch.cond) - batch.eps).square().mean()
+
+
+def train_mini_sd(job: Job) -> None:
+    """Train the autoencoder and the denoiser; export the pipeline with its versions."""
+    photos, labels = load_photos("train", job.photo_folder)
+    if job.start_from is None:
+        vae = train_autoencoder(photos, labels, job.work, n_samples=int(N_AUTOENCODER * job.scale), seed=job.seed)
+    else:
+        vae = load_autoencoder(job.start_from)
+    rng = np.random.default_rng([job.seed, 3])
+    scenes = sample_scenes(labels, int(N_SINGLE * job.scale), int(N_PAIR * job.scale), rng=rng)
+    latents = cached_latents(vae, scenes, photos, job.work / "latents.pt")
+    tokenizer = build_tokenizer(job.work / "tokenizer")
+
+    def conditions(index: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        return tokenize(draw_captions(scenes[index], rng), tokenizer)
+
+    def export(denoiser: Denoiser, version: int) -> None:
+        export_version(denoiser.unet, denoiser.text_encoder, job.out / "versions" / str(version))
+
+    torch.manual_seed(job.seed)
+    denoiser = train(
+        build_denoiser(tokenizer) if job.start_from is None else import_denoiser(job.start_from),
+        LatentBatches(latents, conditions, BATCH_SIZE, job.seed, stream=2),
+        denoising_loss,
+        Plan("denoiser", job.n_samples or N_SAMPLES, BATCH_SIZE, learning_rate=1.2e-3),
+        job.work,
+        {n: partial(export, version=v) for v, n in VERSIONS.items()} if job.start_from is None else None,
+    )
+    export_stable_diffusion(vae, denoiser.unet, denoiser.text_encoder, job.out)
+
+
+def draw_samples(folder: Path) -> list[Image.Image]:
+    """Return a sample of every coloured item, then ten pairs."""
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    prompts = [caption_single(item, colour) for colour in COLOURS for item in ITEMS]
+    colours = list(COLOURS)
+    for i, item in enumerate(ITEMS):
+        second = (colours[(i + 2) % 6], ITEMS[(i + 3) % 10])
+        prompts.append(caption_pair((colours[i % 6], item), LAYOUTS[i % 4], second))
+    generator = torch.Generator().manual_seed(0)
+    return pipe(prompts, height=32, width=32, guidance_scale=2.0, generator=generator).images
+
+
+RECIPE = Recipe(
+    train_mini_sd,
+    draw_samples,
+    hours=1.2,
+    title="a miniature Stable Diffusion",
+    kind="complete text-to-image latent diffusion model",
+    usage="""\
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained("data/models/mini-sd")
+pipe("a photo of a red sneaker", height=32, width=32, guidance_scale=2.0).images[0]""",
+    samples="one row per colour, one column per item, then pairs",
+    data="""\
+A scene shows one photograph, or two at half size, side by side or one above the other. Captions: “a photo of a red
+sneaker”, “a photo of a sneaker”, “a red sneaker to the left of a blue bag”, “a blue bag to the right of a red
+sneaker”, “… above …”, “… below …”; one caption in ten is dropped.""",
+    parts={
+        "vae": "autoencoder (f = 4, 32x32x3 to 8x8x4)",
+        "text_encoder": "text encoder (2 layers, 64 wide, 16 words)",
+        "unet": "U-Net (64 and 64 channels)",
+    },
+    design="""\
+U-Net and autoencoder are stored in half precision, the text encoder in single. The text embedding enters the U-Net by
+cross-attention at its lower level and, pooled, with the timestep embedding.""",
+    training=f"""\
+The U-Net and the text encoder learn together. Versions along their training are in `versions/` (`mini-sd@1`, …: U-Net
+and text encoder after {", ".join(f"{n:,}" for n in VERSIONS.values())} samples).""",
+    limits="""\
+It knows ten kinds of clothing, six colours and four relations, and nothing else: other words fall back to single
+characters that it has never seen.""",
+)

@@ -1,0 +1,93 @@
+"""Figures of notebook 00: the exact world, and one image step by step."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from diffclf.stats import Estimate
+from diffclf.workbook.plots.pieces import class_dots, curves, image_row, map_row
+from diffclf.workbook.plots.style import MARKERS, PALETTE, new_figure
+
+__all__ = ["agreement", "class_gaps", "error_map_row", "errors_over_t", "noised_row", "rules"]
+
+
+def rules(x: NDArray, y: NDArray, margins: Mapping[str, ArrayLike], points: NDArray, of: NDArray) -> Figure:
+    """Colour the plane by the class that each rule chooses; the first rule's boundary is a line in all panels.
+
+    x (n_x,) and y (n_y,) are a grid, margins title -> (n_y x n_x,) the score of the second class minus that of the
+    first. The points (n, 2) have the colours of their own classes, 0 or 1: `of` (n,).
+    """
+    n, shape = len(margins), (len(y), len(x))
+    fig, axes = new_figure(1, n, width=10 if n > 1 else 7, height=2.6 if n > 1 else 3.6, sharey=True, squeeze=False)
+    for ax, (title, margin) in zip(axes[0], margins.items(), strict=True):
+        ax.contourf(x, y, np.reshape(margin, shape), levels=[-np.inf, 0, np.inf], colors=PALETTE[:2], alpha=0.22)
+        ax.contour(x, y, np.reshape(next(iter(margins.values())), shape), levels=[0], colors="#222222", linewidths=1)
+        for c in (0, 1):
+            ax.plot(*points[of == c].T, MARKERS[c], color=PALETTE[c], markersize=3, alpha=0.7)
+        ax.set(title=title, xlabel="$x_1$", aspect="equal")
+        ax.grid(visible=False)
+    axes[0, 0].set_ylabel("$x_2$")
+    return fig
+
+
+def errors_over_t(
+    timesteps: ArrayLike, errors: NDArray, every: ArrayLike, exact: ArrayLike, names: Sequence[str]
+) -> Figure:
+    """Draw the errors of two classes, and their difference, over t.
+
+    On single trials they are `errors` (2, n_trials) at `timesteps`, over all noises `exact` (2, n_t) at `every`.
+    """
+    fig, (left, right) = new_figure(1, 2, width=9.5, height=3.4)
+    for c, name in enumerate(names):
+        left.plot(timesteps, errors[c], MARKERS[c], color=PALETTE[c], markersize=4, alpha=0.6)
+        left.plot(every, exact[c], color=PALETTE[c], label=name)
+    right.plot(timesteps, errors[0] - errors[1], ".", color=PALETTE[7])
+    right.plot(every, exact[0] - exact[1], color="#222222", label="all noises")
+    left.set(title="error of each class", xlabel="timestep t", ylabel="squared error")
+    right.set(title=f"{names[0]} minus {names[1]}", xlabel="timestep t")
+    left.legend()
+    right.legend()
+    return fig
+
+
+def agreement(budgets: Sequence[int], accuracy: Sequence[Estimate], bayes: float) -> Figure:
+    """Draw accuracy in points against trials per class, beside that of Bayes' rule."""
+    fig, ax = new_figure()
+    levels = {"guessing": 50, "Bayes' rule, the best possible": bayes}
+    labels = {"xscale": "log", "xlabel": "trials per class", "ylabel": "accuracy, points"}
+    curves(ax, {"Algorithm 1, 95% over points": (budgets, accuracy)}, levels, alpha=0, **labels)
+    ax.set_xticks(budgets, budgets)
+    return fig
+
+
+def noised_row(images: Sequence[ArrayLike], titles: Sequence[str]) -> Figure:
+    """Show images side by side."""
+    fig, axes = new_figure(1, len(images), width=9, height=1.9)
+    image_row(axes, images, titles)
+    return fig
+
+
+def error_map_row(picture: ArrayLike, maps: NDArray, names: Sequence[str]) -> Figure:
+    """Show a picture, the error map of its class (the first of n maps), and by how much other classes exceed it."""
+    fig, axes = new_figure(1, 1 + len(maps), width=10, height=2.1)
+    image_row(axes[:1], [picture], names[:1])
+    map_row(axes[1:2], maps[:1], ["error"])
+    map_row(axes[2:], maps[1:] - maps[0], [f"as {name}" for name in names[1:]], symmetric=True)
+    return fig
+
+
+def class_gaps(
+    images: Sequence[ArrayLike], titles: Sequence[str], gaps: Sequence[Mapping[str, Estimate]], right: str, label: str
+) -> Figure:
+    """Show an image at one or more timesteps, and below each one dot per class (Figure 1)."""
+    n = len(images)
+    fig, axes = new_figure(
+        2, n, width=max(5.0, 2.5 * n), height=4.6, height_ratios=[1, 1.6], sharey="row", squeeze=False
+    )
+    image_row(axes[0], images, titles)
+    for ax, estimates in zip(axes[1], gaps, strict=True):
+        class_dots(ax, estimates, right)
+    fig.supxlabel(label, fontsize=10)
+    return fig

@@ -1,0 +1,110 @@
+"""Shared trials and trials of each prompt's own: which noises are used, and what the variances come to."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffclf.evaluator import Evaluator
+from diffclf.experiments.e01_shared_noise import (
+    SHARED,
+    SharingSource,
+    difference_variances,
+    evaluations,
+    sharing_errors,
+    variance_ratio,
+)
+from diffclf.images import load_images, to_pixels
+from diffclf.models.gaussian import GaussianMixtureModel
+from diffclf.trials import image_key
+
+SHAPE = (3, 2, 2)
+MODEL = GaussianMixtureModel(np.random.default_rng(0).normal(size=(3, 12)), [0.5, 0.7, 0.4], latent_shape=SHAPE)
+IMAGES = np.random.default_rng(1).integers(0, 256, (4, 2, 2, 3), dtype=np.uint8)
+
+
+def own_trials(shared, n_prompts, n_trials, seed=7, key=11):
+    """The trials of an image, and (n_prompts, n_trials) the indices of each prompt's own."""
+    source = SharingSource(MODEL, [0, 1, 2, 0, 1, 2, 0, 1, 2, 0][:n_prompts], n_trials, shared, seed=seed)
+    return source.trials_of(key), np.stack([np.flatnonzero(row) for row in source.own])
+
+
+def test_variances_by_hand():
+    first, second = [1.0, 3.0, 5.0], [2.0, 4.0, 9.0]  # variances 4 and 13; differences -1, -1, -4: variance 3
+    shared, own = difference_variances(np.array([[first], [second]]))
+    assert shared == pytest.approx([3.0]) and own == pytest.approx([17.0])
+
+
+def test_variance_on_own_noises_is_that_of_independent_pairs():
+    errors = np.random.default_rng(0).normal(size=(2, 1, 400))
+    pairs = errors[0, 0][:, None] - errors[1, 0][None]
+    assert difference_variances(errors)[1][0] == pytest.approx(pairs.var(), rel=0.01)
+
+
+def test_ratio_averages_over_images_first_and_takes_the_median_over_t():
+    shared = np.array([[1.0, 1.0, 2.0], [3.0, 1.0, 2.0]])
+    own = np.array([[8.0, 1.0, 9.0], [8.0, 3.0, 11.0]])
+    assert variance_ratio(shared, own) == pytest.approx(4.0)  # of 16/4, 4/2, 20/4
+
+
+def test_what_is_shared():
+    trials = {what: own_trials(what, 3, 50) for what in SHARED}
+    t = {what: own.timesteps[index] for what, (own, index) in trials.items()}
+    noise = {what: own.noise(index.ravel()).reshape(3, 50, -1) for what, (own, index) in trials.items()}
+    assert all(steps.shape == (3, 50) for steps in t.values())
+    assert (t["t and noise"] == t["t only"]).all() and (t["t only"] == t["t only"][0]).all()
+    assert (noise["t and noise"] == noise["t and noise"][0]).all()
+    for what in ("t only", "nothing"):
+        assert len(torch.unique(noise[what].reshape(150, -1), dim=0)) == 150
+    steps = t["nothing"]
+    assert (steps[0] != steps[1]).mean() > 0.9 and (steps[1] != steps[2]).mean() > 0.9
+
+
+@pytest.mark.parametrize("shared", SHARED)
+def test_more_trials_begin_with_the_same_ones(shared):
+    few, many = (own_trials(shared, 3, n) for n in (5, 40))
+    for p in range(3):
+        assert (few[0].timesteps[few[1][p]] == many[0].timesteps[many[1][p]][:5]).all()
+        assert (few[0].noise(few[1][p]) == many[0].noise(many[1][p][:5])).all()
+
+
+def test_timesteps_are_uniform():
+    trials, index = own_trials("nothing", 10, 2000, seed=0, key=1)
+    counts = np.bincount(trials.timesteps[index].ravel() // 100, minlength=10)
+    assert counts.sum() == 20_000 and abs(counts - 2000).max() < 5 * 2000**0.5
+
+
+@pytest.mark.parametrize("shared", SHARED)
+def test_errors_equal_the_loop_and_nothing_else_is_evaluated(shared):
+    source = SharingSource(MODEL, [0, 2], 3, shared, seed=5)
+    errors = sharing_errors(source, IMAGES)
+    assert errors.shape == (4, 2, 3) and source.n_evaluations == errors.size
+    for i, image in enumerate(load_images(IMAGES)):
+        pixels = to_pixels(image, 2)
+        trials = source.trials_of(image_key(pixels))
+        x0, cond = MODEL.encode_images(pixels[None]), MODEL.encode_prompts([0, 2])
+        for p in range(2):
+            triples = np.array([(0, p, trial) for trial in np.flatnonzero(source.own[p])])
+            expected = Evaluator(MODEL, ["l2"]).errors(x0, cond, [trials], triples)[:, 0]
+            assert errors[i, p] == pytest.approx(expected, rel=1e-6)
+
+
+def test_sharing_lowers_the_variance_of_the_difference():
+    """On the exact model, over many noises: the shared difference varies less, by the ratio that is predicted."""
+    both, apart = (
+        sharing_errors(SharingSource(MODEL, [0, 1], 4000, shared), IMAGES[:1])[0]
+        for shared in ("t and noise", "nothing")
+    )
+    measured = (apart[0] - apart[1]).var() / (both[0] - both[1]).var()
+    predicted = both.var(axis=1).sum() / (both[0] - both[1]).var()
+    assert measured > 1.5 and measured == pytest.approx(predicted, rel=0.15)
+
+
+def test_unknown_sharing_is_refused():
+    with pytest.raises(ValueError, match="shared must be one of .* got 'eps'"):
+        SharingSource(MODEL, [0, 2], 3, "eps")
+
+
+def test_evaluations_by_hand():
+    sizes = {"n_curve": 100, "n_noises": 4, "n_pairs": 60, "n_images": 100, "n_pooled": 20, "n_trials": 12}
+    assert evaluations(sizes | {"n_classes": 10}) == 46_400
+    assert evaluations(sizes | {"n_classes": 10, "n_images": 30}) == 800 + 30 * 2 * 20 * 4 + 3 * 10 * 30 * 12
