@@ -40,24 +40,14 @@ PREPROCESSING = "short side bicubic, centre crop, [-1, 1]"
 CHECKSUM = 16  # bytes
 
 
-def _versions() -> dict[str, str]:
-    packages = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
-    return {**packages, "python": platform.python_version()}
-
-
-def _hash(*parts: str | bytes, size: int = CHECKSUM) -> bytes:
-    digest = hashlib.blake2b(digest_size=size)
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.digest()
+def _hash(text: str, data: bytes = b"", size: int = CHECKSUM) -> bytes:
+    return hashlib.blake2b(text.encode() + data, digest_size=size).digest()
 
 
 class ErrorBank(ErrorSource):
     """Prediction errors of images under prompts and trials, computed once and kept on disk.
 
-    Args:
-        folder: folder of banks; the bank is a folder in it.
-        model, prompts, trials, seed, losses, batch_size: as for `ErrorSource`, which also says what is raised.
+    Arguments and errors are those of `ErrorSource`; `folder` holds the folders of banks.
 
     Attributes:
         path: the bank's own folder.
@@ -89,46 +79,43 @@ class ErrorBank(ErrorSource):
             "losses": list(self.losses),
         }
         self.path = Path(folder) / _hash(json.dumps(self.identity), size=8).hex()
-        described = self.path / "bank.json"
-        if described.is_file():
-            self._compare_versions(json.loads(described.read_text(encoding="utf-8"))["versions"])
-        else:
-            write_json(described, {"identity": self.identity, "versions": _versions()})
+        self._describe()
 
-    def _compare_versions(self, stored: dict[str, str]) -> None:
-        """Warn if other versions of the libraries filled the bank."""
-        current = _versions()
-        changed = [f"{name} {old} (here {current[name]})" for name, old in stored.items() if current[name] != old]
+    def _describe(self) -> None:
+        """Write bank.json, or warn if other versions of the libraries have written it."""
+        versions = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
+        versions["python"] = platform.python_version()
+        path = self.path / "bank.json"
+        if not path.is_file():
+            write_json(path, {"identity": self.identity, "versions": versions})
+        stored = json.loads(path.read_text(encoding="utf-8"))["versions"]
+        changed = [f"{name} {old} (here {versions[name]})" for name, old in stored.items() if versions[name] != old]
         if changed:
             warnings.warn(f"the errors in {self.path.name} were computed with {', '.join(changed)}", stacklevel=3)
 
-    def entry(self, key: int, prompts: Sequence[Prompt]) -> Path:
+    def _entry(self, key: int, prompts: Sequence[Prompt]) -> Path:
         """Return the file of an image; one with prompts of its own has a file per list of prompts."""
         own = f"-{_hash(json.dumps(list(prompts)), size=8).hex()}" if self.per_image else ""
         return self.path / f"{key:016x}{own}.errors"
 
     @override
     def load(self, key: int, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        unknown = super().load(key, prompts)
-        path = self.entry(key, prompts)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
+        unknown, path = super().load(key, prompts), self._entry(key, prompts)
+        if not path.is_file():
             return unknown
+        content = path.read_bytes()
         checksum, data = content[:CHECKSUM], content[CHECKSUM:]
-        if checksum != _hash(self.path.name, path.name, data) or len(data) != unknown.nbytes:
+        if checksum != _hash(self.path.name + path.name, data) or len(data) != unknown.nbytes:
             warnings.warn(f"{path} is damaged; its errors are computed anew", stacklevel=2)
             return unknown
         return np.frombuffer(data, "<f4").reshape(unknown.shape).astype(np.float32)
 
     @override
     def save(self, key: int, prompts: Sequence[Prompt], errors: NDArray[np.float32]) -> None:
-        path = self.entry(key, prompts)
-        if path.is_file():
-            stored = self.load(key, prompts)
-            errors = np.where(np.isnan(errors), stored, errors)
-        data = np.ascontiguousarray(errors, "<f4").tobytes()
-        write_whole(path, _hash(self.path.name, path.name, data) + data)
+        path = self._entry(key, prompts)
+        whole = np.where(np.isnan(errors), self.load(key, prompts), errors)  # with what others have stored meanwhile
+        data = whole.astype("<f4").tobytes()
+        write_whole(path, _hash(self.path.name + path.name, data) + data)
 
     def errors(
         self, images: object, loss: str = "l2", n_trials: int | None = None, desc: str | None = "images"
@@ -137,40 +124,27 @@ class ErrorBank(ErrorSource):
         return compute_errors(self, images, loss, n_trials, desc)
 
     def table(
-        self,
-        images: object,
-        labels: Sequence[int] | None = None,
-        classnames: Sequence[str] | None = None,
+        self, images: object, labels: Sequence[int] | None = None, classnames: Sequence[str] | None = None
     ) -> "xarray.DataArray":
         """Return the stored errors of images as a labelled array (image, prompt, trial, loss), NaN where there is none.
 
         Coordinates: image key, prompt, timestep of each trial, loss; label of each image and class name of each prompt
-        where they are given.
-
-        Args:
-            images: PIL images, paths, arrays or tensors, one or many.
-            labels: (n_images,) label of each image.
-            classnames: (n_prompts,) class of each prompt.
-
-        Raises:
-            ValueError: the images have prompts of their own.
+        where they are given. Raises ValueError if the images have prompts of their own.
         """
         import xarray
 
         if self.per_image:
             raise ValueError("a table needs prompts that all images share, got one list per image")
         keys = [image_key(to_pixels(load_image(*item), self.model.image_size)) for item in list_images(images)]
-        more = {} if labels is None else {"label": ("image", np.asarray(labels))}
-        more |= {} if classnames is None else {"classname": ("prompt", list(classnames))}
-        return xarray.DataArray(
-            np.stack([self.load(key, self.prompts) for key in keys]),
-            dims=("image", "prompt", "trial", "loss"),
-            coords={
-                "image": np.array(keys, dtype=np.uint64),
-                "prompt": self.prompts,
-                "timestep": ("trial", self.trials.timesteps),
-                "loss": list(self.losses),
-                **more,
-            },
-            attrs=self.identity,
-        )
+        coords = {
+            "image": np.array(keys, dtype=np.uint64),
+            "prompt": self.prompts,
+            "timestep": ("trial", self.trials.timesteps),
+            "loss": list(self.losses),
+        }
+        if labels is not None:
+            coords["label"] = "image", np.asarray(labels)
+        if classnames is not None:
+            coords["classname"] = "prompt", list(classnames)
+        errors = np.stack([self.load(key, self.prompts) for key in keys])
+        return xarray.DataArray(errors, coords, dims=("image", "prompt", "trial", "loss"), attrs=self.identity)

@@ -5,27 +5,22 @@ The classifier works with scikit-learn's tools (`clone`, `cross_val_score`, `Gri
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffclf.errortable import ErrorTable
-from diffclf.evaluator import check_losses
+from diffclf.evaluator import LOSSES, PLAIN, check_losses
 from diffclf.images import list_images
 from diffclf.models.protocol import DiffusionModel
 from diffclf.prompts import Prompts, check_texts, label_indices, resolve_prompts
 from diffclf.pruning import Racing, Round, Strategy
-from diffclf.search import ErrorSource, search, watch
-
-if TYPE_CHECKING:
-    from sklearn.utils import Tags
+from diffclf.search import ErrorSource, search, stack_rows, watch
 
 __all__ = ["DiffusionClassifier"]
-
-LOSSES = ("l2", "l1", "huber")
 
 
 class DiffusionClassifier:
@@ -37,10 +32,8 @@ class DiffusionClassifier:
             model None (all its labels), label names or indices.
         pruning: the strategy; None: `Racing()`, with the model's calibrated threshold where it has one.
         loss: the error that decides: "l2", "l1", "huber", and "vlb" or "l2+vlb" where the variance is learned.
-        seed: seed of the noise.
         batch_size: denoiser evaluations per forward pass; None chooses.
         temperature: of `predict_proba`; 1 is Eq. 6 as printed.
-        progress: show a progress bar over images.
 
     Attributes:
         classes_: (n_classes,) class names, in the order given. scikit-learn's scorers of probabilities, like
@@ -48,8 +41,7 @@ class DiffusionClassifier:
         strategy_: the strategy as it is run with this model and these prompts.
 
     Raises:
-        ValueError: fewer than two classes, empty or duplicate prompts, an unknown or unsupported loss, more timesteps
-            than the model has.
+        ValueError: prompts, a loss, a temperature or a number of timesteps that cannot be used with the model.
         TypeError: the name of a model instead of a model, a pruning that is no strategy, a seed that is no integer.
 
     Source: Li et al. 2023, Algorithms 1 and 2.
@@ -78,7 +70,7 @@ class DiffusionClassifier:
         self.strategy_.evaluations(len(queries), len(model.schedule))  # raises for a budget that is too small
         more = self.strategy_.more_prompts()
         if model.labels is None:
-            check_texts(more, ["a node of the label tree"] * len(more))
+            check_texts([(text, "a node of the label tree") for text in more])
         else:
             more = label_indices(more, model.labels)
         self.classes_ = np.array(list(dict.fromkeys(self._classnames)))
@@ -87,7 +79,7 @@ class DiffusionClassifier:
             [*queries, *more],
             self.strategy_.trial_list(len(model.schedule)),
             seed=seed,
-            losses=LOSSES if loss in LOSSES else (*LOSSES, "vlb", "l2+vlb"),
+            losses=tuple(PLAIN) if loss in PLAIN else LOSSES,
             batch_size=batch_size,
         )
 
@@ -96,15 +88,10 @@ class DiffusionClassifier:
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **params: object) -> Self:
-        """Change parameters, checked as those of a new classifier.
-
-        Raises:
-            ValueError: there is no such parameter.
-        """
+        """Change parameters, checked as those of a new classifier; raise ValueError for a name that is none of them."""
         known = self.get_params()
-        for name in params:
-            if name not in known:
-                raise ValueError(f"parameter must be one of {', '.join(known)}, got {name!r}")
+        if unknown := [name for name in params if name not in known]:
+            raise ValueError(f"parameter must be one of {', '.join(known)}, got {unknown[0]!r}")
         self.__dict__.update(type(self)(**known | params).__dict__)  # nothing changes if a check fails
         return self
 
@@ -112,24 +99,18 @@ class DiffusionClassifier:
         """Return a classifier with the same parameters, which shares the model."""
         return type(self)(**self.get_params())
 
-    def __sklearn_tags__(self) -> "Tags":
+    def __sklearn_tags__(self) -> object:
         """Return what scikit-learn needs to know: this is a classifier that can do without labels."""
         from sklearn.utils import ClassifierTags, Tags, TargetTags
 
         return Tags("classifier", TargetTags(required=False), classifier_tags=ClassifierTags())
 
     def __repr__(self) -> str:
-        return (
-            f"DiffusionClassifier({self.model!r}, {len(self.classes_)} classes, pruning={self.strategy_!r}, "
-            f"loss={self.loss!r}, seed={self.seed})"
-        )
+        classes, options = f"{len(self.classes_)} classes", f"loss={self.loss!r}, seed={self.seed}"
+        return f"DiffusionClassifier({self.model!r}, {classes}, pruning={self.strategy_!r}, {options})"
 
     def fit(self, images: object = None, labels: object = None) -> Self:
-        """Check the labels; nothing is learned.
-
-        Raises:
-            ValueError: a label is no class.
-        """
+        """Check the labels and learn nothing; raise ValueError if a label is no class."""
         unknown = sorted(set(np.asarray(labels).tolist()) - set(self.classes_.tolist())) if labels is not None else []
         if unknown:
             raise ValueError(f"labels must be among the {len(self.classes_)} classes, got {unknown[0]!r}")
@@ -141,23 +122,20 @@ class DiffusionClassifier:
 
     def predict_proba(self, images: object) -> NDArray[np.float64]:
         """Return (n_images, n_classes) posterior probabilities under a uniform prior (Eq. 6)."""
-        return self._collect(images, lambda table: table.proba(self.temperature))
+        tables = self.error_tables(images, ordered=False)
+        return stack_rows(tables, lambda table: table.proba(self.temperature))
 
     def decision_function(self, images: object) -> NDArray[np.float64]:
         """Return (n_images, n_classes) scores: minus the mean prediction error, not a calibrated likelihood."""
-        return self._collect(images, ErrorTable.scores)
+        return stack_rows(self.error_tables(images, ordered=False), ErrorTable.scores)
 
     def score(self, images: object, labels: object) -> float:
         """Return the share of images whose predicted class is their label."""
         return float(np.mean(self.predict(images) == np.asarray(labels)))
 
     def errors(self, image: object) -> ErrorTable:
-        """Return the error table of one image.
-
-        Raises:
-            ValueError: more than one image.
-        """
-        return next(self.error_tables(self._single(image, "errors")))
+        """Return the error table of one image; raise ValueError for several."""
+        return next(self.error_tables(_single(image, "errors")))
 
     def error_tables(self, images: object, ordered: bool = True) -> Iterator[ErrorTable]:
         """Yield the error table of each image, in the order of the images or as they finish."""
@@ -166,25 +144,17 @@ class DiffusionClassifier:
         return search(self._source, images, self.strategy_, **options)
 
     def race(self, image: object) -> Iterator[Round]:
-        """Yield the rounds of one image's race while it runs.
-
-        Raises:
-            ValueError: more than one image, or another pruning than `Racing`.
-        """
+        """Yield the rounds of one image's race while it runs; raise ValueError for another pruning than `Racing`."""
         self.strategy_.rounds(np.empty((0, 0)))  # raises where there are no rounds
-        return watch(self._source, self._single(image, "race"), self.strategy_, self.loss)
+        return watch(self._source, _single(image, "race"), self.strategy_, self.loss)
 
-    def _single(self, image: object, method: str) -> object:
-        """Return the image, if it is a single one."""
-        n_images = len(list_images(image))
-        if n_images != 1:
-            raise ValueError(f"{method} takes one image, got {n_images}; use error_tables for many")
-        return image
 
-    def _collect(self, images: object, row: Callable[[ErrorTable], NDArray]) -> NDArray:
-        """Return one row per image, in the order of the images."""
-        rows = {table.position: row(table) for table in self.error_tables(images, ordered=False)}
-        return np.stack([rows[position] for position in range(len(rows))])
+def _single(image: object, method: str) -> object:
+    """Return the image, if it is a single one."""
+    n_images = len(list_images(image))
+    if n_images != 1:
+        raise ValueError(f"{method} takes one image, got {n_images}; use error_tables for many")
+    return image
 
 
 def _check_types(model: object, pruning: object, seed: object) -> None:
@@ -192,9 +162,6 @@ def _check_types(model: object, pruning: object, seed: object) -> None:
     if isinstance(model, str | os.PathLike):
         raise TypeError(f"model must be a loaded model, load_model({os.fspath(model)!r}), got only its name")
     if pruning is not None and not isinstance(pruning, Strategy):
-        raise TypeError(
-            "pruning must be Racing(...), Exhaustive(...), Staged(...), Shortlist(...), Hierarchical(...) or None, "
-            f"got {pruning!r}"
-        )
+        raise TypeError(f"pruning must be a strategy, like Racing(...) or Staged(...), or None, got {pruning!r}")
     if not isinstance(seed, Integral):
         raise TypeError(f"seed must be an integer, got {seed!r}")

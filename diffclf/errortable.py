@@ -8,8 +8,9 @@ compared; its mean paired difference to the winner on its own trials can (Eq. 8)
 winner's mean + that mean difference), and just below the winner's score if that difference is negative.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,14 +21,11 @@ __all__ = ["ErrorTable", "prompt_scores"]
 
 
 def prompt_scores(errors: np.ndarray) -> np.ndarray:
-    """Return (n_prompts,) scores: minus the mean error, comparable between prompts of unequal trials.
+    """Return (n_prompts,) scores of (n_prompts, n_trials) errors, NaN where nothing was evaluated.
 
-    Args:
-        errors: (n_prompts, n_trials) prediction errors, NaN where nothing was evaluated. The prompts with the most
-            trials are the survivors; the winner is the best of them. A prompt without any error scores minus infinity.
-
-    Raises:
-        ValueError: no prompt has an error.
+    A score is minus a mean error, comparable between prompts of unequal trials. The prompts with the most trials are
+    the survivors; the winner is the best of them. A prompt without any error scores minus infinity. Raises ValueError
+    if no prompt has an error.
     """
     known = ~np.isnan(errors)
     counts = known.sum(axis=1)
@@ -49,13 +47,10 @@ class ErrorTable:
     """Prediction errors of one image under every prompt.
 
     Attributes:
-        losses: loss -> (n_prompts, n_trials) float32 errors, NaN where nothing was evaluated.
-        loss: the loss that decides.
-        trials: the trials shared by all prompts.
+        losses: loss -> (n_prompts, n_trials) float32 errors, NaN where nothing was evaluated; `loss` decides.
         prompts: (n_prompts,) texts, or class names of a class-conditional model.
         classnames: (n_prompts,) the class each prompt stands for.
         classes: (n_classes,) class names in the order given.
-        n_evaluations: denoiser evaluations spent.
         undecided: (k,) names of the classes that a race could not tell apart; empty if it has one winner.
         position: position of the image among those that were searched together.
     """
@@ -69,16 +64,10 @@ class ErrorTable:
     n_evaluations: int
     undecided: tuple[str, ...] = ()
     position: int = 0
-    _n_elements: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_n_elements", int(np.prod(self.trials.latent_shape)))
 
     def __repr__(self) -> str:
-        n_prompts, n_trials = self.errors.shape
-        return (
-            f"ErrorTable({n_prompts} prompts x {n_trials} trials, {self.n_evaluations} evaluations, loss={self.loss!r})"
-        )
+        size = "{} prompts x {} trials".format(*self.errors.shape)
+        return f"ErrorTable({size}, {self.n_evaluations} evaluations, loss={self.loss!r})"
 
     @property
     def errors(self) -> np.ndarray:
@@ -91,7 +80,7 @@ class ErrorTable:
         return self.trials.timesteps
 
     def noise(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Return eps of the trials asked for, (n, C, H, W) float32: enough to recompute any entry by hand."""
+        """Return eps of some trials, (n, C, H, W) float32: enough to recompute any entry by hand."""
         return self.trials.noise(indices)
 
     def scores(self) -> np.ndarray:
@@ -102,7 +91,7 @@ class ErrorTable:
 
     def proba(self, temperature: float = 1.0) -> np.ndarray:
         """Return (n_classes,) posterior probabilities under a uniform prior (Eq. 6 at temperature 1)."""
-        logits = self.scores() * self._n_elements / temperature
+        logits = self.scores() * math.prod(self.trials.latent_shape) / temperature
         weights = np.exp(logits - logits.max())
         return weights / weights.sum()
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
 from diffclf.models.batch_size import choose_batch_size
 from diffclf.models.compiled import CompiledDenoiser
@@ -24,7 +25,8 @@ from diffclf.trials import Trials
 
 __all__ = ["LOSSES", "Evaluator", "NonFiniteError", "check_losses"]
 
-LOSSES = ("l2", "l1", "huber", "vlb", "l2+vlb")
+PLAIN = {"l2": mse_loss, "l1": l1_loss, "huber": huber_loss}
+LOSSES = (*PLAIN, "vlb", "l2+vlb")
 
 
 class NonFiniteError(ArithmeticError):
@@ -47,15 +49,8 @@ class Evaluator:
     loop never waits for the device. On an out-of-memory error the batch is halved and the work goes on.
 
     Args:
-        model: the diffusion model.
         losses: which errors to return, of `LOSSES`.
-        batch_size: triples per forward pass; None chooses (`diffclf.models.batch_size`).
-
-    Attributes:
-        n_evaluations: denoiser evaluations so far.
-
-    Raises:
-        ValueError: unknown or unsupported loss, or a batch size below 1.
+        batch_size: triples per forward pass, at least 1; None chooses (`diffclf.models.batch_size`).
     """
 
     def __init__(
@@ -67,9 +62,9 @@ class Evaluator:
         self.model = model
         self.losses = tuple(losses)
         self.batch_size = batch_size or choose_batch_size(model)
-        self.n_evaluations = 0
-        self._announce_batch_size()
+        self.n_evaluations = 0  # of the denoiser, so far
         self._schedule = model.schedule.to(model.device)
+        self._announce_batch_size()
 
     def _announce_batch_size(self) -> None:
         """Tell a compiled network which batches will be full ones."""
@@ -85,7 +80,7 @@ class Evaluator:
         triples: np.ndarray,
         names: Sequence[str] | None = None,
     ) -> np.ndarray:
-        """Return the errors of the triples.
+        """Return the (m, n_losses) float32 errors of triples, on the CPU.
 
         Args:
             x0: (n_images, C, H, W) clean latents.
@@ -93,9 +88,6 @@ class Evaluator:
             trials: the trials of each image.
             triples: (m, 3) integers: image, prompt, trial.
             names: (n_images,) names of the images in messages; None: their positions.
-
-        Returns:
-            (m, n_losses) float32, on the CPU.
 
         Raises:
             NonFiniteError: an error is NaN or infinite; the message names the first such triple.
@@ -138,39 +130,25 @@ class Evaluator:
 
     def _batch_errors(self, x0: Tensor, cond: Conditioning, trials: Sequence[Trials], batch: np.ndarray) -> Tensor:
         """Return (n, n_losses) float32 errors of one batch of triples, on the device."""
-        new = np.ones(len(batch), dtype=bool)
-        new[1:] = (batch[1:, 0] != batch[:-1, 0]) | (batch[1:, 2] != batch[:-1, 2])
-        pairs, which = batch[new], np.cumsum(new) - 1
-        images = np.unique(pairs[:, 0])
-        noise = torch.cat([trials[i].noise(pairs[pairs[:, 0] == i, 2]) for i in images])
-        t_pairs = np.concatenate([trials[i].timesteps[pairs[pairs[:, 0] == i, 2]] for i in images])
-
-        def send(array: np.ndarray | Tensor) -> Tensor:
-            tensor = torch.as_tensor(array)
-            if self.model.device.type == "cuda":
-                tensor = tensor.pin_memory()
-            return tensor.to(self.model.device, non_blocking=True)
-
-        eps, t, clean, rows = send(noise), send(t_pairs), x0[send(pairs[:, 0])], send(which)
+        pairs, which = np.unique(batch[:, [0, 2]], axis=0, return_inverse=True)  # of images and trials
+        own = {image: pairs[pairs[:, 0] == image, 1] for image in np.unique(pairs[:, 0])}
+        noise = torch.cat([trials[image].noise(indices) for image, indices in own.items()])
+        t_pairs = np.concatenate([trials[image].timesteps[indices] for image, indices in own.items()])
+        eps, t, rows = self._send(noise), self._send(t_pairs), self._send(which.ravel())
+        clean = x0[self._send(pairs[:, 0])]
         x_t = self._schedule.add_noise(clean, eps, t)[rows]
         eps, t = eps[rows], t[rows]
-        output = self.model.denoise(x_t, t, cond[send(batch[:, 1])]).float()
+        output = self.model.denoise(x_t, t, cond[self._send(batch[:, 1])]).float()
         n_channels = x_t.shape[1]
         eps_hat = self._schedule.predict_eps(output[:, :n_channels], x_t, t)
-        terms = _loss_terms(eps, eps_hat)
+        terms = {name: loss(eps_hat, eps, reduction="none").flatten(1).mean(1) for name, loss in PLAIN.items()}
         if any("vlb" in loss for loss in self.losses):
             terms["vlb"] = variational_terms(clean[rows], x_t, eps_hat, output[:, n_channels:], t, self._schedule)
             terms["l2+vlb"] = terms["l2"] + terms["vlb"]
         return torch.stack([terms[loss] for loss in self.losses], dim=1)
 
-
-def _loss_terms(eps: Tensor, eps_hat: Tensor) -> dict[str, Tensor]:
-    """Return the three plain losses, each (n,): means over the latent's elements."""
-    error = (eps_hat - eps).flatten(1)
-    size = error.abs()
-    clipped = size.clamp(max=1)
-    return {
-        "l2": error.square().mean(1),
-        "l1": size.mean(1),
-        "huber": (clipped * (size - 0.5 * clipped)).mean(1),
-    }
+    def _send(self, array: np.ndarray | Tensor) -> Tensor:
+        """Return the array as a tensor on the device, without waiting for a copy to end."""
+        tensor = torch.as_tensor(array)
+        pinned = tensor.pin_memory() if self.model.device.type == "cuda" else tensor
+        return pinned.to(self.model.device, non_blocking=True)

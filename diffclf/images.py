@@ -9,6 +9,7 @@ Resize and CenterCrop have it.
 import os
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,14 @@ class ImageError(ValueError):
 
 
 def list_images(images: ImageLike | Iterable[ImageLike]) -> list[tuple[ImageLike, str]]:
-    """Return one or many images, not decoded yet, each with the name that error messages give it.
+    """Return one or many images, as for `load_images` but not decoded yet, with their names in error messages.
 
-    Args:
-        images: as for `load_images`.
-
-    Raises:
-        ImageError: no image at all.
-        FileNotFoundError: a path that does not exist.
+    Raises ImageError if there is no image at all, and FileNotFoundError for a path that does not exist.
     """
-    if isinstance(images, Image.Image | str | os.PathLike):
+    holds_objects = isinstance(images, np.ndarray) and images.dtype.kind in "OU"  # paths or pictures
+    lone_array = isinstance(images, np.ndarray | torch.Tensor) and not holds_objects and images.ndim != 4
+    if lone_array or isinstance(images, Image.Image | str | os.PathLike):
         items, names = [images], [_name(images, "image")]
-    elif isinstance(images, np.ndarray | torch.Tensor) and not _holds_objects(images) and images.ndim != 4:
-        items, names = [images], ["image"]
     elif isinstance(images, Iterable):
         items = list(images)
         names = [_name(item, f"images[{position}]") for position, item in enumerate(items)]
@@ -68,32 +64,22 @@ def load_images(images: ImageLike | Iterable[ImageLike]) -> list[Image.Image]:
             and tensors are uint8, or floating point in [0, 1] (rounded to 8 bits).
 
     Raises:
-        ImageError: no image at all; a file that is empty, truncated or no image; a folder; an animation; more pixels
-            than Pillow's limit; an array of another shape or dtype, or with values outside its range. The message
-            names the file, or the position as images[i].
+        ImageError: no image at all; a file that Pillow cannot read as one image, or of more pixels than its limit; an
+            array of another shape, dtype or range. The message names the file, or the position as images[i].
         FileNotFoundError: a path that does not exist.
     """
     return [load_image(item, name) for item, name in list_images(images)]
 
 
 def load_image(item: ImageLike, name: str) -> Image.Image:
-    """Return one image as a fully decoded 8-bit RGB picture.
-
-    Args:
-        item: one image.
-        name: what messages call it.
-
-    Raises:
-        ImageError, FileNotFoundError: as `load_images`.
-    """
+    """Return one image, called `name` in messages, as a fully decoded 8-bit RGB picture; see `load_images`."""
     if isinstance(item, str | os.PathLike):
         return _load_file(Path(item), name)
     if isinstance(item, Image.Image):
         return _decode(item, name)
     if isinstance(item, torch.Tensor):
         item = item.detach().cpu()
-        if item.is_floating_point():
-            item = item.float()  # numpy has no bfloat16
+        item = item.float() if item.is_floating_point() else item  # numpy has no bfloat16
         if item.ndim == 3:
             if item.shape[0] not in _CHANNELS:
                 raise ImageError(f"{name}: a tensor must be (H, W) or (C, H, W), C 1, 3 or 4, got {tuple(item.shape)}")
@@ -116,10 +102,8 @@ def to_pixels(image: Image.Image, size: int) -> torch.Tensor:
     if max(image.size) > _LONGEST * short:
         image = _central(image, min(image.width, _LONGEST * short), min(image.height, _LONGEST * short))
     if short != size:
-        # Truncated, as torchvision's Resize has it.
-        image = image.resize(
-            (int(size * image.width / short), int(size * image.height / short)), Image.Resampling.BICUBIC
-        )
+        scaled = [int(size * side / short) for side in image.size]  # truncated, as torchvision's Resize has it
+        image = image.resize(scaled, Image.Resampling.BICUBIC)
     values = torch.from_numpy(np.array(_central(image, size, size), dtype=np.float32))
     return (values / 127.5 - 1).permute(2, 0, 1).contiguous()
 
@@ -128,11 +112,6 @@ def _central(image: Image.Image, width: int, height: int) -> Image.Image:
     """Return the central part; a half pixel rounds to even, as in torchvision's CenterCrop."""
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))
-
-
-def _holds_objects(images: np.ndarray | torch.Tensor) -> bool:
-    """Return whether this is an array of paths or pictures and not of numbers."""
-    return isinstance(images, np.ndarray) and images.dtype.kind in "OU"
 
 
 def _name(item: object, otherwise: str) -> str:
@@ -144,8 +123,6 @@ def _name(item: object, otherwise: str) -> str:
 
 def _load_file(path: Path, name: str) -> Image.Image:
     """Return the image in a file as RGB."""
-    if not path.exists():  # it may have gone since it was listed
-        raise FileNotFoundError(f"image not found: {name}")
     if path.is_dir():
         raise ImageError(f"{name} is a folder, expected an image file")
     if path.is_file() and path.stat().st_size == 0:
@@ -157,10 +134,8 @@ def _load_file(path: Path, name: str) -> Image.Image:
             image = Image.open(path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} is larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS} pixels: {error}") from error
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not an image that Pillow can read") from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise ImageError(f"{name} cannot be read: {error}") from error
+        raise ImageError(f"{name} is not an image that Pillow can read: {error}") from error
     with image:
         return _decode(image, name)
 
@@ -174,22 +149,15 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         n_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if n_frames == 1:
             image.load()
-            return _to_rgb(_upright(image), name)
-    except ImageError:
-        raise
     except MemoryError:
         raise
     except Exception as error:  # as above
         raise ImageError(f"{name} is truncated or damaged: {error}") from error
-    raise ImageError(f"{name} is animated or has several pages ({n_frames} frames), expected a single image")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return the image turned as its EXIF orientation says."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF too damaged to hold an orientation; the pixels are fine
-        return image
+    if n_frames > 1:
+        raise ImageError(f"{name} is animated or has several pages ({n_frames} frames), expected a single image")
+    with suppress(Exception):  # EXIF too damaged to hold an orientation; the pixels are fine
+        image = ImageOps.exif_transpose(image)
+    return _to_rgb(image, name)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -209,12 +177,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _from_array(values: np.ndarray, name: str) -> Image.Image:
     """Return an array (H, W) or (H, W, C), uint8 or float in [0, 1], as RGB."""
-    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in _CHANNELS):
-        raise ImageError(
-            f"{name}: an array must be (H, W), (H, W, C) or (n, H, W, C), C 1, 3 or 4, got shape {values.shape}"
-        )
-    if values.size == 0:
-        raise ImageError(f"{name} is empty, got an array of shape {values.shape}")
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in _CHANNELS) or values.size == 0:
+        raise ImageError(f"{name}: an array must be (H, W) or (H, W, C), C 1, 3 or 4, not empty, got {values.shape}")
     if values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):  # written so that NaN fails

@@ -37,8 +37,7 @@ class NoiseSchedule:
     """alpha_t and sigma_t of every timestep, and what the network predicts.
 
     Attributes:
-        alpha: (T,) float64, the scale of x0 in x_t.
-        sigma: (T,) float64, the scale of the noise in x_t.
+        alpha, sigma: (T,) float64, the scales of x0 and of the noise in x_t.
         prediction_type: what the network predicts: "epsilon", "v_prediction" or "flow_prediction" (eps - x0).
 
     Raises:
@@ -58,12 +57,7 @@ class NoiseSchedule:
 
     @classmethod
     def variance_preserving(cls, alphas_cumprod: Tensor, prediction_type: str = "epsilon") -> "NoiseSchedule":
-        """Return the schedule alpha_t = sqrt(alpha_bar_t), sigma_t = sqrt(1 - alpha_bar_t).
-
-        Args:
-            alphas_cumprod: (T,) alpha_bar_t, diffusers' `alphas_cumprod`.
-            prediction_type: as for the class.
-        """
+        """Return the schedule alpha_t = sqrt(alpha_bar_t), sigma_t = sqrt(1 - alpha_bar_t) of alpha_bar_t, (T,)."""
         alpha_bar = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64, copy=True)
         return cls(alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), prediction_type)
 
@@ -75,11 +69,7 @@ class NoiseSchedule:
 
     @classmethod
     def flow(cls, sigma: Tensor) -> "NoiseSchedule":
-        """Return the schedule of flow matching: alpha_t = 1 - sigma_t, the network predicts eps - x0.
-
-        Args:
-            sigma: (T,) increasing, in (0, 1].
-        """
+        """Return the schedule of flow matching: sigma_t (T,) increasing in (0, 1], alpha_t = 1 - sigma_t."""
         sigma = torch.as_tensor(sigma).detach().to("cpu", torch.float64, copy=True)
         return cls(1 - sigma, sigma, "flow_prediction")
 
@@ -98,64 +88,46 @@ class NoiseSchedule:
         return NoiseSchedule(self.alpha.to(device, dtype), self.sigma.to(device, dtype), self.prediction_type)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return x_t in the dtype of x0.
-
-        Args:
-            x0: (n, ...) clean latents, on the schedule's device.
-            eps: (n, ...) noise.
-            t: (n,) int64 timesteps.
-        """
+        """Return x_t (n, ...), in the dtype of x0 (n, ...), for noise eps (n, ...) and int64 timesteps t (n,)."""
         return _per_sample(self.alpha[t], x0) * x0 + _per_sample(self.sigma[t], x0) * eps
 
     def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return what a perfect network returns for x_t: eps, v_t or u_t.
-
-        Args:
-            x0: (n, ...) clean latents, on the schedule's device.
-            eps: (n, ...) noise.
-            t: (n,) int64 timesteps.
-        """
-        if self.prediction_type == "epsilon":
-            return eps
-        of_eps, of_x0 = self._target_weights(t)
+        """Return what a perfect network returns for the x_t of `add_noise`: eps, v_t or u_t."""
+        of_eps, of_x0, _ = self._target_weights(t)
         return _per_sample(of_eps, x0) * eps + _per_sample(of_x0, x0) * x0
 
     def predict_eps(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Turn a network's output into its prediction of the noise.
+        """Return the noise (n, ...) that a network's output (n, ...), without variance channels, predicts.
 
-            v-prediction      eps_hat = (alpha_t v_hat + sigma_t x_t) / (alpha_t^2 + sigma_t^2)
-            flow prediction   eps_hat = (alpha_t u_hat + x_t) / (alpha_t + sigma_t)
+        v-prediction      eps_hat = (alpha_t v_hat + sigma_t x_t) / (alpha_t^2 + sigma_t^2)
+        flow prediction   eps_hat = (alpha_t u_hat + x_t) / (alpha_t + sigma_t)
 
         The denominators are 1 for variance-preserving schedules and for flow matching.
-
-        Args:
-            output: (n, ...) what the network returned, without any variance channels.
-            x_t: (n, ...) noised latents.
-            t: (n,) int64 timesteps.
         """
         if self.prediction_type == "epsilon":
             return output
-        of_eps, of_x0 = self._target_weights(t)
-        whole = of_eps * self.alpha[t] - of_x0 * self.sigma[t]
+        _, of_x0, whole = self._target_weights(t)
         return _per_sample(self.alpha[t] / whole, x_t) * output - _per_sample(of_x0 / whole, x_t) * x_t
 
     def predict_x0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Turn a network's output into its prediction of the clean latent.
+        """Return the clean latent (n, ...) that a network's output predicts.
 
         epsilon           x0_hat = (x_t - sigma_t eps_hat) / alpha_t
         v-prediction      x0_hat = (alpha_t x_t - sigma_t v_hat) / (alpha_t^2 + sigma_t^2)
         flow prediction   x0_hat = (x_t - sigma_t u_hat) / (alpha_t + sigma_t)
         """
-        of_eps, of_x0 = self._target_weights(t)
-        whole = _per_sample(of_eps * self.alpha[t] - of_x0 * self.sigma[t], x_t)
-        return (_per_sample(of_eps, x_t) * x_t - _per_sample(self.sigma[t], x_t) * output) / whole
+        of_eps, _, whole = self._target_weights(t)
+        difference = _per_sample(of_eps, x_t) * x_t - _per_sample(self.sigma[t], x_t) * output
+        return difference / _per_sample(whole, x_t)
 
-    def _target_weights(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights (n,) of eps and of x0 in what the network predicts."""
+    def _target_weights(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the weights (n,) of eps and of x0 in what the network predicts, and the common denominator."""
+        of_eps, of_x0 = torch.ones_like(self.alpha[t]), torch.zeros_like(self.alpha[t])
         if self.prediction_type == "v_prediction":
-            return self.alpha[t], -self.sigma[t]
-        one = torch.ones_like(self.alpha[t])
-        return one, -one if self.prediction_type == "flow_prediction" else 0 * one
+            of_eps, of_x0 = self.alpha[t], -self.sigma[t]
+        elif self.prediction_type == "flow_prediction":
+            of_x0 = -of_eps
+        return of_eps, of_x0, of_eps * self.alpha[t] - of_x0 * self.sigma[t]
 
 
 def variational_terms(
@@ -167,34 +139,22 @@ def variational_terms(
     f = (output + 1) / 2 (Nichol and Dhariwal, Eq. 15). At t = 0 the term is the Gaussian negative log-likelihood of x0,
     since latents are continuous and have no discretised decoder.
 
-    Args:
-        x0: (n, ...) clean latents.
-        x_t: (n, ...) noised latents.
-        eps_hat: (n, ...) predicted noise.
-        variance_output: (n, ...) the network's variance channels, nominally in [-1, 1].
-        t: (n,) int64 timesteps.
-        schedule: the noise schedule, on the device of the latents.
-
-    Returns:
-        (n,) mean over the latent's elements of L_t / log 2.
+    Latents, noise and variance channels (nominally in [-1, 1]) are (n, ...), timesteps (n,) int64; the schedule is on
+    their device and has two timesteps or more. The result (n,) is the mean over the latent's elements of L_t / log 2.
     """
-    alphas_cumprod = schedule.alpha.square()
-    previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
-    alpha_bar, alpha_bar_prev = alphas_cumprod[t], previous[t]
-    beta = 1 - alpha_bar / alpha_bar_prev
-    beta_tilde = beta * (1 - alpha_bar_prev) / (1 - alpha_bar)
-    # beta_tilde is 0 at t = 0; its logarithm is clipped to the value at t = 1, as in improved DDPM.
-    next_bar = alphas_cumprod[1] if len(alphas_cumprod) > 1 else alphas_cumprod[0]
-    first = (1 - next_bar / alphas_cumprod[0]) * (1 - alphas_cumprod[0]) / (1 - next_bar)
-    log_beta_tilde = _per_sample(torch.where(t > 0, beta_tilde, first.expand_as(beta_tilde)).log(), x0)
+    bars = schedule.alpha.square()
+    bars_prev = torch.cat([bars.new_ones(1), bars[:-1]])
+    betas = 1 - bars / bars_prev
+    betas_tilde = betas * (1 - bars_prev) / (1 - bars)
+    betas_tilde[0] = betas_tilde[1]  # 0 at t = 0; its logarithm is clipped to the value at t = 1, as in improved DDPM
+    log_beta, log_beta_tilde = _per_sample(betas[t].log(), x0), _per_sample(betas_tilde[t].log(), x0)
     fraction = (variance_output + 1) / 2
-    log_variance = fraction * _per_sample(beta.log(), x0) + (1 - fraction) * log_beta_tilde
+    log_variance = fraction * log_beta + (1 - fraction) * log_beta_tilde
 
     x0_hat = (x_t - _per_sample(schedule.sigma[t], x0) * eps_hat) / _per_sample(schedule.alpha[t], x0)
-    weight_x0 = _per_sample(alpha_bar_prev.sqrt() * beta / (1 - alpha_bar), x0)
+    weight_x0 = _per_sample((bars_prev.sqrt() * betas / (1 - bars))[t], x0)
     # The true and the predicted posterior mean share the x_t term, so their difference is weight_x0 (x0 - x0_hat).
     squared = (weight_x0 * (x0 - x0_hat)).square() * (-log_variance).exp()
     kl = 0.5 * (log_variance - log_beta_tilde + (log_beta_tilde - log_variance).exp() - 1 + squared)
     nll = 0.5 * (math.log(2 * math.pi) + log_variance + squared)
-    terms = torch.where(_per_sample(t, x0) == 0, nll, kl)
-    return terms.flatten(1).mean(1) / math.log(2)
+    return torch.where(_per_sample(t, x0) == 0, nll, kl).flatten(1).mean(1) / math.log(2)

@@ -9,10 +9,10 @@ images are in flight as it takes to fill the batches, so that memory does not gr
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import chain, takewhile
 
 import numpy as np
 import torch
@@ -28,25 +28,21 @@ from diffclf.progress import progress
 from diffclf.pruning import Exhaustive, Round, Strategy
 from diffclf.trials import TrialList, Trials, image_key
 
-__all__ = ["ErrorSource", "Prompt", "compute_errors", "search", "watch"]
+__all__ = ["ErrorSource", "Prompt", "compute_errors", "search", "stack_rows", "watch"]
 
 BATCHES_IN_FLIGHT = 4  # of work kept ready, so that the last, partly filled batch weighs little
 BATCHES_AT_ONCE = 64  # evaluated before the strategies are asked again
 IMAGES_AT_ONCE = 32  # through the autoencoder
 IMAGES_IN_FLIGHT = 48  # at most, which bounds the memory
 
-Prompt = str | int
-"""A text, or the class index of a class-conditional model."""
+Prompt = str | int  # a text, or the class index of a class-conditional model
 
 
 class ErrorSource:
     """Prediction errors of images under prompts and trials, computed by the network.
 
     Args:
-        model: the diffusion model.
         prompts: n_prompts prompts that all images share, or one sequence of prompts per image (captions).
-        trials: the trials of every image.
-        seed: seed of the noise.
         losses: losses to compute, of `diffclf.evaluator.LOSSES`.
         batch_size: denoiser evaluations per forward pass; None chooses.
 
@@ -69,9 +65,11 @@ class ErrorSource:
             raise ValueError(f"timesteps must be one or more of 0..{n_timesteps - 1}, got {timesteps!r:.80}")
         self.model, self.trials, self.seed = model, trials, int(seed)
         self.per_image = len(prompts) > 0 and not isinstance(prompts[0], str | int | np.integer)
-        self.prompts = [tuple(map(_plain, own)) for own in prompts] if self.per_image else list(map(_plain, prompts))
-        if not all(self.prompts if self.per_image else [self.prompts]):
+        lists = [np.array(own).tolist() for own in (prompts if self.per_image else [prompts])]  # JSON knows no np.int64
+        if not all(lists):
             raise ValueError("prompts must have at least one entry, got none")
+        self.prompts = lists if self.per_image else lists[0]
+        self.rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(chain(*lists)))}  # of the conditionings
         self.evaluator = Evaluator(model, losses, batch_size)
         self.losses = self.evaluator.losses
 
@@ -96,23 +94,11 @@ class ErrorSource:
         """Keep the errors of an image, as `load` returns them; the network alone keeps nothing."""
 
     @cached_property
-    def rows(self) -> dict[Prompt, int]:
-        """Prompt -> row of the conditionings; equal prompts of different images are encoded once."""
-        every = [prompt for own in self.prompts for prompt in own] if self.per_image else self.prompts
-        return {prompt: row for row, prompt in enumerate(dict.fromkeys(every))}
-
-    @cached_property
     def conditionings(self) -> Conditioning:
-        """The conditionings of all prompts."""
+        """Conditionings of all prompts; equal prompts of different images are encoded once."""
         return self.model.encode_prompts(list(self.rows))
 
 
-def _plain(prompt: Prompt) -> Prompt:
-    """Return the prompt without numpy's types, which JSON does not know."""
-    return prompt if isinstance(prompt, str) else int(prompt)
-
-
-@dataclass(eq=False)
 class _ImageSearch:
     """One image on its way.
 
@@ -121,20 +107,19 @@ class _ImageSearch:
     are not known, None when it is done. The pixels are there until the image is encoded, x0 from then on.
     """
 
-    position: int
-    name: str
-    key: int
-    pixels: torch.Tensor | None
-    stored: NDArray[np.float32]
-    errors: NDArray[np.float32]
-    loss: int
-    strategy: Strategy
-    missing: NDArray[np.bool_] | None = None
-    x0: torch.Tensor | None = None
+    def __init__(self, source: ErrorSource, strategy: Strategy, loss: str, position: int, item: tuple) -> None:
+        self.source, self.loss, self.position, self.name = source, loss, position, item[1]
+        self.pixels, self.x0 = to_pixels(load_image(*item), source.model.image_size), None
+        self.key = image_key(self.pixels)
+        self.prompts, self.trials = source.prompts_of(position), source.trials_of(self.key)
+        self.strategy, self.stored = strategy.for_image(self.pixels), source.load(self.key, self.prompts)
+        n_trials = len(self.strategy.trial_list(len(source.model.schedule)))
+        self.errors = np.full((len(self.prompts), n_trials), np.nan, dtype=np.float32)
+        self.look()
 
     def look(self) -> None:
         """Ask the strategy for entries until one is not known, or the strategy is done."""
-        known = self.stored[:, : self.errors.shape[1], self.loss]
+        known = self.stored[:, : self.errors.shape[1], self.source.losses.index(self.loss)]
         while (wanted := self.strategy.next(self.errors)) is not None:
             if not (wanted & np.isnan(self.errors)).any():
                 raise ValueError(f"next must ask for unknown errors or return None, got neither from {self.strategy!r}")
@@ -144,6 +129,26 @@ class _ImageSearch:
             if self.missing.any():
                 return
         self.missing = None
+
+    def table(self, classnames: Sequence[str] | None) -> ErrorTable:
+        """Return the error table of an image that is done."""
+        labels = self.source.model.labels
+        prompts = [own if isinstance(own, str) else labels[own] for own in self.prompts]
+        names = prompts if classnames is None else list(classnames)
+        asked = ~np.isnan(self.errors)
+        stored = np.where(asked[..., None], self.stored[:, : asked.shape[1]], np.nan)[: len(names)]
+        undecided = dict.fromkeys(names[row] for row in self.strategy.undecided(self.errors))
+        return ErrorTable(
+            losses={name: stored[..., index] for index, name in enumerate(self.source.losses)},
+            loss=self.loss,
+            trials=self.trials,
+            prompts=prompts[: len(names)],
+            classnames=names,
+            classes=list(dict.fromkeys(names)),
+            n_evaluations=int(asked.sum()),
+            undecided=tuple(undecided) if len(undecided) > 1 else (),
+            position=self.position,
+        )
 
 
 class _Search:
@@ -168,24 +173,13 @@ class _Search:
                 return
             n_each = busy[-1] if busy else enough  # the next images miss about as much as the last one
             n_joining = min(room, IMAGES_AT_ONCE, len(self.waiting), -(-short // n_each))
-            joining = [self._start(*self.waiting.popleft()) for _ in range(n_joining)]
+            next_ones = [self.waiting.popleft() for _ in range(n_joining)]
+            joining = [_ImageSearch(self.source, self.strategy, self.loss, *image) for image in next_ones]
             self.flying += joining
             if encoded := [image for image in joining if image.missing is not None]:
                 latents = self.source.model.encode_images(torch.stack([image.pixels for image in encoded]))
                 for image, x0 in zip(encoded, latents, strict=True):
                     image.x0, image.pixels = x0, None
-
-    def _start(self, position: int, item: tuple[object, str]) -> _ImageSearch:
-        """Return an image at the start of its search."""
-        pixels = to_pixels(load_image(*item), self.source.model.image_size)
-        strategy, key, prompts = self.strategy.for_image(pixels), image_key(pixels), self.source.prompts_of(position)
-        stored = self.source.load(key, prompts)
-        n_trials = len(strategy.trial_list(len(self.source.model.schedule)))
-        errors = np.full((len(prompts), n_trials), np.nan, dtype=np.float32)
-        loss = self.source.losses.index(self.loss)
-        image = _ImageSearch(position, item[1], key, pixels, stored, errors, loss, strategy)
-        image.look()
-        return image
 
     def evaluate(self) -> None:
         """Evaluate what the images in flight miss, together, and ask their strategies again.
@@ -198,7 +192,7 @@ class _Search:
         left, parts = BATCHES_AT_ONCE * batch_size, []
         for number, image in enumerate(images):
             prompt, trial = np.argwhere(image.missing)[:left].T
-            rows = np.array([source.rows[p] for p in source.prompts_of(image.position)])[prompt]
+            rows = np.array([source.rows[own] for own in image.prompts])[prompt]
             parts.append(np.stack([np.full_like(prompt, number), prompt, trial, rows], axis=1))
             left -= len(prompt)
         entries = np.concatenate(parts)
@@ -207,7 +201,7 @@ class _Search:
         found = source.evaluator.errors(
             torch.stack([image.x0 for image in images]),
             source.conditionings,
-            [source.trials_of(image.key) for image in images],
+            [image.trials for image in images],
             entries[:, [0, 3, 2]],
             [image.name for image in images],
         )
@@ -216,28 +210,7 @@ class _Search:
             image.stored[entries[own, 1], entries[own, 2]] = found[own]
             image.look()
             if image.missing is None:
-                source.save(image.key, source.prompts_of(image.position), image.stored)
-
-    def table(self, image: _ImageSearch, classnames: Sequence[str] | None) -> ErrorTable:
-        """Return the error table of an image that is done."""
-        labels = self.source.model.labels
-        prompts = [own if isinstance(own, str) else labels[own] for own in self.source.prompts_of(image.position)]
-        names = prompts if classnames is None else list(classnames)
-        n_rows, n_trials = len(names), image.errors.shape[1]
-        asked = ~np.isnan(image.errors)
-        stored = np.where(asked[..., None], image.stored[:, :n_trials], np.nan)[:n_rows]
-        undecided = dict.fromkeys(names[row] for row in image.strategy.undecided(image.errors))
-        return ErrorTable(
-            losses={name: stored[..., index] for index, name in enumerate(self.source.losses)},
-            loss=self.loss,
-            trials=self.source.trials_of(image.key),
-            prompts=prompts[:n_rows],
-            classnames=names,
-            classes=list(dict.fromkeys(names)),
-            n_evaluations=int(asked.sum()),
-            undecided=tuple(undecided) if len(undecided) > 1 else (),
-            position=image.position,
-        )
+                source.save(image.key, image.prompts, image.stored)
 
 
 def search(
@@ -254,7 +227,7 @@ def search(
 
     Args:
         source: where errors come from; its first trials must be the strategy's.
-        images: PIL images, paths, arrays or tensors, one or many.
+        images: one or many, as for `diffclf.images.load_images`.
         strategy: the strategy, prepared (`Strategy.prepare`) where it depends on the model or the classes.
         loss: the loss that decides; None: the source's first.
         classnames: (n_classes,) class of each of the first prompts; further prompts (nodes of a label tree) get no row
@@ -283,21 +256,14 @@ def search(
                     running.evaluate()
                 for image in running.ready(ordered):
                     running.flying.remove(image)
-                    yield running.table(image, classnames)
+                    yield image.table(classnames)
                     bar.update(1)
 
     return tables()
 
 
 def watch(source: ErrorSource, image: object, strategy: Strategy, loss: str) -> Iterator[Round]:
-    """Run a race on one image and yield its rounds while it runs.
-
-    Args:
-        source: where errors come from.
-        image: one image.
-        strategy: a strategy with rounds.
-        loss: the loss that decides.
-    """
+    """Run a strategy that has rounds on one image and yield them while it runs; the loss decides."""
     running = _Search(source, image, strategy, loss)
     running.join()
     only, n_shown = running.flying[0], 0
@@ -324,21 +290,19 @@ class _Everything(Exhaustive):
 def compute_errors(
     source: ErrorSource, images: object, loss: str = "l2", n_trials: int | None = None, desc: str | None = "images"
 ) -> NDArray[np.float32]:
-    """Return the errors of every prompt on the first n_trials trials, (n_images, n_prompts, n_trials).
+    """Return the errors of every prompt on the first n_trials trials (None: all), (n_images, n_prompts, n_trials).
 
-    Args:
-        source: the network or a bank.
-        images: PIL images, paths, arrays or tensors, one or many.
-        loss: one of the source's losses.
-        n_trials: number of trials; None: all.
-        desc: words before the progress bar; None: no bar.
-
-    Raises:
-        ValueError: the source has not this loss, or fewer trials.
+    The source is the network or a bank; images and desc are as for `search`. Raises ValueError if the source has not
+    this loss, or fewer trials.
     """
     if n_trials is not None and not 1 <= n_trials <= len(source.trials):
         raise ValueError(f"n_trials must lie in 1..{len(source.trials)}, got {n_trials}")
     everything = _Everything(listed=source.trials[:n_trials])
     tables = search(source, images, everything, loss=loss, ordered=False, desc=desc)
-    found = {table.position: table.errors for table in tables}
-    return np.stack([found[position] for position in range(len(found))])
+    return stack_rows(tables, lambda table: table.errors)
+
+
+def stack_rows(tables: Iterable[ErrorTable], row: Callable[[ErrorTable], NDArray]) -> NDArray:
+    """Return one row per table, in the order of the images; no more than the rows is kept in memory."""
+    rows = {table.position: row(table) for table in tables}
+    return np.stack([rows[position] for position in range(len(rows))])

@@ -30,9 +30,7 @@ class Estimate:
     """A number and the interval around it.
 
     Attributes:
-        value: the point estimate.
-        low: lower end of the interval, -inf where the data say nothing.
-        high: upper end.
+        low: lower end of the interval, -inf where the data say nothing; `high` is the upper end.
         level: coverage the interval aims at.
         n: independent observations behind it, where that is one number.
     """
@@ -44,7 +42,6 @@ class Estimate:
     n: int | None = None
 
     def __iter__(self) -> Iterator[float]:
-        """Iterate over value, low, high."""
         return iter((self.value, self.low, self.high))
 
     def __mul__(self, factor: float) -> "Estimate":
@@ -76,9 +73,6 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Estimate:
     """Return successes / n with the exact interval: each end is the p at which the tail has probability (1 - level)/2.
 
     The interval never covers less than the level; it is wider than Wilson's. The paper's Figure 6 uses it at 99.5%.
-
-    Raises:
-        ValueError: successes outside [0, n], n below 1 or level outside (0, 1).
     """
     return _binomial(successes, n, level, "exact")
 
@@ -87,22 +81,15 @@ def _binomial(successes: int, n: int, level: float, method: str) -> Estimate:
     """Return successes / n with one of scipy's intervals."""
     from scipy.stats import binomtest
 
-    _check_level(level)
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    if not 0 <= successes <= n:
-        raise ValueError(f"successes must lie in [0, {n}], got {successes}")
+    _check_resampling(level)
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"n must be at least 1 and successes in [0, n], got {successes} of {n}")
     interval = binomtest(int(successes), int(n)).proportion_ci(level, method)
     return Estimate(successes / n, float(interval.low), float(interval.high), level, int(n))
 
 
 def mean(
-    values: ArrayLike,
-    *,
-    groups: ArrayLike | None = None,
-    level: float = 0.95,
-    n_resamples: int = 10_000,
-    seed: int = 0,
+    values: ArrayLike, *, groups: ArrayLike | None = None, level: float = 0.95, n_resamples: int = 10_000, seed: int = 0
 ) -> Estimate:
     """Return the mean of values with a bootstrap interval over groups.
 
@@ -132,8 +119,7 @@ def mean(
     if np.ptp(sums / counts) == 0:
         unseen = proportion(0, n, level).high * max(1.0, float(np.abs(array).max()))
         return Estimate(value, value - unseen, value + unseen, level, n)
-    generator = np.random.default_rng(seed)
-    resampled = np.empty(n_resamples)
+    generator, resampled = np.random.default_rng(seed), np.empty(n_resamples)
     step = max(1, CHUNK // n)
     for start in range(0, n_resamples, step):
         drawn = generator.integers(n, size=(min(step, n_resamples - start), n))
@@ -141,20 +127,11 @@ def mean(
     return _percentiles(value, resampled, level, n)
 
 
-def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
-    groups: ArrayLike | None = None,
-    level: float = 0.95,
-    n_resamples: int = 10_000,
-    seed: int = 0,
-) -> Estimate:
-    """Return the mean of a - b over the same observations, with a bootstrap interval over groups.
+def paired_difference(a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None, **options: float) -> Estimate:
+    """Return the mean of a - b over the same n observations, with a bootstrap interval over groups.
 
-    Args:
-        a: (n,) numbers, such as 1.0 where method A classified image i correctly.
-        b: (n,) the same of method B.
-        groups, level, n_resamples, seed: as for `mean`.
+    For example a is 1.0 where method A classified image i correctly, b the same of method B. Groups and options (level,
+    n_resamples, seed) are those of `mean`.
 
     Raises:
         ValueError: a and b of different lengths, or a reason of `mean`.
@@ -162,28 +139,23 @@ def paired_difference(
     first, second = _as_values(a, "a"), _as_values(b, "b")
     if first.shape != second.shape:
         raise ValueError(f"a and b must be of the same length, got {first.size} and {second.size}")
-    return mean(first - second, groups=groups, level=level, n_resamples=n_resamples, seed=seed)
+    return mean(first - second, groups=groups, **options)
 
 
 def non_inferior(
-    a: ArrayLike,
-    b: ArrayLike,
-    groups: ArrayLike | None = None,
-    level: float = 0.95,
-    n_resamples: int = 10_000,
-    seed: int = 0,
+    a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None, level: float = 0.95, **options: float
 ) -> Estimate:
     """Return the mean of a - b, its `low` being the one-sided lower bound at the level.
 
     A is no worse than B by more than a margin m when low > -m. The two-sided interval with that lower end covers
-    2 level - 1 (90% for 95%), which is the level of the estimate.
+    2 level - 1 (90% for 95%), which is the level of the estimate. The arguments are those of `paired_difference`.
 
     Raises:
         ValueError: level not above one half, or a reason of `paired_difference`.
     """
     if not 0.5 < level < 1:
         raise ValueError(f"level must lie in (0.5, 1), got {level}")
-    return paired_difference(a, b, groups, round(2 * level - 1, 12), n_resamples, seed)
+    return paired_difference(a, b, groups, level=round(2 * level - 1, 12), **options)
 
 
 def bootstrap(
@@ -196,28 +168,23 @@ def bootstrap(
 ) -> Estimate:
     """Return statistic(*samples) with a bootstrap interval; the samples are resampled together along their first axis.
 
-    For statistics that are no means: ratios of variances, medians, the position of a maximum.
-
-    Args:
-        statistic: takes arrays shaped like the samples (another number of rows) and returns a number.
-        *samples: arrays with the same first axis, such as images.
-        groups, level, n_resamples, seed: as for `mean`; the statistic is called once for each resample.
+    For statistics that are no means: ratios of variances, medians, the position of a maximum. The statistic takes
+    arrays shaped like the samples, with another number of rows. The options are those of `mean`.
 
     Raises:
         ValueError: no samples, unequal first axes, or a bad level.
     """
     _check_resampling(level, n_resamples)
     arrays = [np.asarray(sample) for sample in samples]
-    lengths = sorted({len(array) for array in arrays})
-    if len(lengths) != 1 or lengths[0] == 0:
-        raise ValueError(f"samples must share a first axis of at least 1, got lengths {lengths}")
-    index = _group_index(groups, lengths[0])
+    lengths = {len(array) for array in arrays}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"samples must share a first axis of at least 1, got lengths {sorted(lengths)}")
+    index = _group_index(groups, len(arrays[0]))
     rows = [np.flatnonzero(index == group) for group in range(index.max() + 1)]
     value = float(statistic(*arrays))
     if len(rows) == 1:
         return Estimate(value, -inf, inf, level, 1)
-    generator = np.random.default_rng(seed)
-    resampled = np.empty(n_resamples)
+    generator, resampled = np.random.default_rng(seed), np.empty(n_resamples)
     for i in range(n_resamples):
         picked = np.concatenate([rows[group] for group in generator.integers(len(rows), size=len(rows))])
         resampled[i] = statistic(*(array[picked] for array in arrays))
@@ -230,13 +197,10 @@ def _percentiles(value: float, resampled: NDArray[np.float64], level: float, n: 
     return Estimate(value, float(low), float(high), level, n)
 
 
-def _check_level(level: float) -> None:
+def _check_resampling(level: float, n_resamples: int = 100) -> None:
+    """Raise ValueError unless the level lies in (0, 1) and there are enough resamples."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
-
-
-def _check_resampling(level: float, n_resamples: int) -> None:
-    _check_level(level)
     if n_resamples < 100:
         raise ValueError(f"n_resamples must be at least 100, got {n_resamples}")
 
@@ -254,9 +218,7 @@ def _as_values(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 def _group_index(groups: ArrayLike | None, n: int) -> NDArray[np.intp]:
     """Return for each of n observations the number of its group, counted from 0."""
-    if groups is None:
-        return np.arange(n)
-    labels = np.asarray(groups)
+    labels = np.arange(n) if groups is None else np.asarray(groups)
     if labels.shape != (n,):
         raise ValueError(f"groups must name one group for each of {n} values, got shape {labels.shape}")
     return np.unique(labels, return_inverse=True)[1]

@@ -16,7 +16,6 @@ References:
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -25,49 +24,34 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "BLOCK",
-    "DESIGNS",
-    "MAX_POSITIONS",
     "TrialList",
     "Trials",
     "antithetic_noises",
-    "design_size",
-    "design_timesteps",
     "even",
     "image_key",
-    "label_to_index",
     "nested_positions",
     "spread_order",
     "uniform",
 ]
 
-BLOCK = 8
-"""Nested positions that stand together: one in each eighth of the range."""
-MAX_POSITIONS = 1024
-"""Number of nested positions of a seed: a power of two, at least the timesteps of any model in use."""
+BLOCK = 8  # nested positions that stand together, one in each eighth of the range
+MAX_POSITIONS = 1024  # of a seed: a power of two, at least the timesteps of any model in use
 
 
-@dataclass(frozen=True, eq=False)
 class TrialList:
     """The timestep and the noise of each trial, for any image.
 
     Attributes:
         timesteps: (n_trials,) int64 timesteps, 0..T-1; may repeat.
-        noises: (n_trials,) int64 number of each trial's noise, ~k for the mirror image -eps of noise k.
-
-    Raises:
-        ValueError: not as many noises as timesteps.
+        noises: (n_trials,) int64 number of each trial's noise, ~k for the mirror image -eps of noise k. By default each
+            trial has its own noise: 0, 1, 2, ...
     """
 
-    timesteps: NDArray[np.int64]
-    noises: NDArray[np.int64]
-
     def __init__(self, timesteps: ArrayLike, noises: ArrayLike | None = None) -> None:
-        """Take timesteps, and the numbers of their noises; None: each trial has its own noise, 0, 1, 2, ..."""
-        object.__setattr__(self, "timesteps", np.asarray(timesteps, dtype=np.int64))
-        numbers = np.arange(len(self.timesteps)) if noises is None else np.asarray(noises, dtype=np.int64)
-        object.__setattr__(self, "noises", numbers)
-        if numbers.shape != self.timesteps.shape:
-            raise ValueError(f"noises must be as many as the {len(self)} timesteps, got {len(numbers)}")
+        self.timesteps = np.asarray(timesteps, dtype=np.int64)
+        self.noises = np.arange(len(self)) if noises is None else np.asarray(noises, dtype=np.int64)
+        if self.noises.shape != self.timesteps.shape:
+            raise ValueError(f"noises must be as many as the {len(self)} timesteps, got {len(self.noises)}")
 
     @classmethod
     def every_noise_at(cls, timesteps: ArrayLike, n_noises: int) -> "TrialList":
@@ -81,14 +65,12 @@ class TrialList:
         return len(self.timesteps)
 
     def __getitem__(self, indices: slice | ArrayLike) -> "TrialList":
-        """Return some of the trials."""
         return TrialList(self.timesteps[indices], self.noises[indices])
 
     def starts_with(self, other: "TrialList") -> bool:
         """Return whether the other list's trials are the first ones of this list."""
-        return np.array_equal(self.timesteps[: len(other)], other.timesteps) and np.array_equal(
-            self.noises[: len(other)], other.noises
-        )
+        first = self[: len(other)]
+        return np.array_equal(first.timesteps, other.timesteps) and np.array_equal(first.noises, other.noises)
 
 
 class Trials:
@@ -96,12 +78,8 @@ class Trials:
 
     Args:
         trials: a list of trials, or (n_trials,) timesteps with a noise each.
-        seed: seed of the noise.
         key: the image's key (`image_key`), or None for the same noise whatever the image.
         latent_shape: (C, H, W) of one latent.
-
-    Attributes:
-        timesteps: (n_trials,) int64.
     """
 
     def __init__(self, trials: TrialList | ArrayLike, seed: int, key: int | None, latent_shape: Sequence[int]) -> None:
@@ -115,11 +93,7 @@ class Trials:
         return len(self.timesteps)
 
     def noise(self, indices: ArrayLike) -> torch.Tensor:
-        """Return eps of some trials, (n, C, H, W) float32 on the CPU.
-
-        Raises:
-            IndexError: an index is not in 0..n_trials-1.
-        """
+        """Return eps of some trials, (n, C, H, W) float32 on the CPU; raise IndexError unless 0 <= index < n_trials."""
         indices = np.atleast_1d(np.asarray(indices, dtype=np.int64))
         if indices.size and not (0 <= indices.min() and indices.max() < len(self)):
             raise IndexError(f"trial indices must lie in 0..{len(self) - 1}, got {indices.min()}..{indices.max()}")
@@ -142,20 +116,14 @@ def image_key(pixels: torch.Tensor) -> int:
 def spread_order(n: int) -> NDArray[np.int64]:
     """Return 0..n-1 in van der Corput order: every prefix is spread over the range, (n,)."""
     bits = int(n - 1).bit_length()
-    sequence = np.array([int(f"{k:0{bits}b}"[::-1], 2) if bits else 0 for k in range(2**bits)]) * n >> bits
-    _, first = np.unique(sequence, return_index=True)
-    return sequence[np.sort(first)].astype(np.int64)
+    reversed_bits = [int(f"{k:0{bits}b}"[::-1], 2) for k in range(2**bits)]
+    return np.array(list(dict.fromkeys(k * n >> bits for k in reversed_bits)), dtype=np.int64)
 
 
 def uniform(n: int, n_timesteps: int = 1000) -> NDArray[np.int64]:
     """Return the n timesteps floor((i + 0.5) T / n), ordered so that every prefix is spread over the range: (n,).
 
-    Args:
-        n: number of timesteps, 1 to T.
-        n_timesteps: T.
-
-    Raises:
-        ValueError: n is not in 1..T.
+    T is n_timesteps. Raises ValueError unless 1 <= n <= T.
     """
     if not 1 <= n <= n_timesteps:
         raise ValueError(f"number of timesteps must lie in 1..{n_timesteps}, got {n}")
@@ -168,106 +136,31 @@ def even(k: int, n_timesteps: int = 1000) -> NDArray[np.int64]:
     return np.sort(uniform(k, n_timesteps))
 
 
-def label_to_index(label: int, n_timesteps: int = 1000) -> int:
-    """Return diffusers' index of the paper's timestep label 0..T: T itself is the last index, T - 1.
-
-    Raises:
-        ValueError: the label is not in 0..T.
-    """
-    if not 0 <= label <= n_timesteps:
-        raise ValueError(f"timestep label must lie in 0..{n_timesteps}, got {label}")
-    return min(int(label), n_timesteps - 1)
-
-
+@cache
 def nested_positions(n: int, seed: int = 0) -> NDArray[np.float64]:
-    """Return n positions in [0, 1), (n,): of every first 2^k there is one in each of 2^k equal parts.
+    """Return n positions in [0, 1), (n,), read-only: of every first 2^k there is one in each of 2^k equal parts.
 
     A van der Corput sequence with nested random flips and random offsets (Owen 1995). The first n positions are the
-    same for every larger n. Each position by itself is uniform.
-
-    Args:
-        n: number of positions, at most 1024.
-        seed: seed of the flips and offsets.
+    same for every larger n, up to 1024. Each position by itself is uniform.
     """
-    return _positions(seed)[:n].copy()
-
-
-@cache
-def _positions(seed: int) -> NDArray[np.float64]:
-    """Return all 1024 positions of a seed."""
     rng = np.random.default_rng([seed, 11])
     index = np.arange(MAX_POSITIONS)
     cell = np.zeros_like(index)
     for level in range(MAX_POSITIONS.bit_length() - 1):
         flips = rng.integers(2, size=2**level)
         cell = 2 * cell + (((index >> level) & 1) ^ flips[cell])
-    return (cell + rng.random(len(cell))) / len(cell)
+    positions = (cell + rng.random(len(cell))) / len(cell)
+    positions.flags.writeable = False
+    return positions[:n]
 
 
 def antithetic_noises(n: int, repeats: int = 1) -> NDArray[np.int64]:
-    """Return numbers of noises, (n, repeats): every second block of 8 positions mirrors the noises of the block before.
+    """Return numbers of noises at n positions, (n, repeats): every second block of 8 mirrors the block before.
 
     The two of a pair stand eight apart, their positions in the same eighth of the range. Each noise is standard normal
     by itself; what is odd in it cancels in the sum of the pair (Hammersley and Morton 1956).
-
-    Args:
-        n: number of positions.
-        repeats: noises at each position.
     """
     index = np.arange(n)
     mirrored = (index // BLOCK % 2 == 1)[:, None]
     numbers = (index[:, None] - BLOCK * mirrored) * repeats + np.arange(repeats)
     return np.where(mirrored, ~numbers, numbers)
-
-
-DESIGNS: dict[str, tuple[int, ...] | int | None] = {
-    "Uniform": None,
-    "0,500,1000": (0, 500, 1000),
-    "0": (0,),
-    "500": (500,),
-    "1000": (1000,),
-    "475,500,525": (475, 488, 500, 512, 525),
-    "Even 5": 5,
-    "Even 10": 10,
-}
-"""The eight timestep designs of Figure 4 by the paper's name: timestep labels, a number of even ones, or None for as
-many timesteps as trials. "475,500,525" is drawn at multiples of five trials, hence five timesteps."""
-
-
-def design_size(name: str) -> int:
-    """Return the number of timesteps of a design: 3 for "0,500,1000", 10 for "Even 10"; 1 for "Uniform".
-
-    Raises:
-        ValueError: unknown name.
-    """
-    if name not in DESIGNS:
-        raise ValueError(f"design must be one of {list(DESIGNS)}, got {name!r}")
-    kind = DESIGNS[name]
-    return 1 if kind is None else kind if isinstance(kind, int) else len(kind)
-
-
-def design_timesteps(name: str, n_trials: int, n_timesteps: int = 1000) -> NDArray[np.int64]:
-    """Return the timesteps of one design of Figure 4 for a budget of trials per class.
-
-    A design of k timesteps takes each of them once, then each a second time with fresh noise, and so on.
-
-    Args:
-        name: a key of `DESIGNS`.
-        n_trials: trials per class.
-        n_timesteps: T.
-
-    Returns:
-        (n_trials,) timesteps, with repeats.
-
-    Raises:
-        ValueError: unknown name, or fewer trials than the design has timesteps.
-    """
-    size, kind = design_size(name), DESIGNS[name]
-    if n_trials < size:
-        raise ValueError(f"n_trials of {name!r} must be at least {size}, got {n_trials}")
-    if kind is None:
-        return uniform(n_trials, n_timesteps)
-    if isinstance(kind, int):
-        return np.resize(uniform(kind, n_timesteps), n_trials)
-    cycle = [label_to_index(label * n_timesteps // 1000, n_timesteps) for label in kind]
-    return np.resize(np.array(cycle), n_trials)

@@ -7,30 +7,21 @@ origin, which the test refuses until somebody has written one.
 import re
 from pathlib import Path
 
-__all__ = ["DATA", "README", "sizes", "table", "updated"]
-
 DATA = Path(__file__).resolve().parent.parent / "data"
 README = DATA / "README.md"
-NESTED = {"models"}  # folders whose sub-folders have a row each
 ROW = re.compile(r"^\| `(?P<folder>[^`]+)` \|[^|]*\|[^|]*\| (?P<origin>.*?) ?\|$", re.MULTILINE)
 TABLE = re.compile(r"^\| folder \|.*?(?=^(?!\|)|\Z)", re.MULTILINE | re.DOTALL)
 
 
-def files(data: Path = DATA) -> list[Path]:
-    """Return the files below `data`, without hidden ones and without the README that holds the table."""
-    inside = (path for path in sorted(data.rglob("*")) if path.is_file())
-    visible = (path for path in inside if not any(part.startswith(".") for part in path.relative_to(data).parts))
-    return [path for path in visible if path != data / "README.md"]
-
-
 def sizes(data: Path = DATA) -> dict[str, tuple[int, int]]:
-    """Return (number of files, bytes) of each folder that has a row."""
+    """Return (number of files, bytes) of each folder and of each model, without hidden files and the README."""
     found: dict[str, tuple[int, int]] = {}
-    for path in files(data):
-        parts = path.relative_to(data).parts[:-1]
-        folder = "/".join(parts[: 2 if parts and parts[0] in NESTED else 1]) or "."
-        n_files, n_bytes = found.get(folder, (0, 0))
-        found[folder] = (n_files + 1, n_bytes + path.stat().st_size)
+    for path in sorted(data.rglob("*")):
+        parts = path.relative_to(data).parts
+        if path.is_file() and path != data / "README.md" and not any(part.startswith(".") for part in parts):
+            folder = "/".join(parts[:-1][: 2 if parts[0] == "models" else 1]) or "."
+            n_files, n_bytes = found.get(folder, (0, 0))
+            found[folder] = (n_files + 1, n_bytes + path.stat().st_size)
     return found
 
 
@@ -48,10 +39,8 @@ def table(text: str, data: Path = DATA) -> str:
 
 def updated(text: str, data: Path = DATA) -> str:
     """Return `text` with its table brought up to date."""
-    new = table(text, data)
-    return TABLE.sub(lambda _: new, text, count=1)
+    return TABLE.sub(lambda _: table(text, data), text, count=1)
 
 
 if __name__ == "__main__":
     README.write_text(updated(README.read_text()))
-    print(README.read_text())

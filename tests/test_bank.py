@@ -166,10 +166,10 @@ def test_damage_of_every_kind_is_noticed(make, tmp_path):
     bank, other = make(losses=("l2",)), make(losses=("l2",), seed=1)
     expected, keys = bank.errors(IMAGES), [image_key(pixels) for pixels in pixels_of(IMAGES)]
     other.errors(IMAGES)
-    path, second = (bank.entry(key, [0, 1]) for key in keys[:2])
+    path, second = (bank.path / f"{key:016x}.errors" for key in keys[:2])
     whole = path.read_bytes()
     damaged = [whole[:n] for n in range(len(whole))] + [whole + b"\0" * 4, second.read_bytes()]
-    damaged.append(other.entry(keys[0], [0, 1]).read_bytes())
+    damaged.append((other.path / path.name).read_bytes())
     for position in range(len(whole) * 8):
         byte, bit = divmod(position, 8)
         damaged.append(whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :])

@@ -10,8 +10,7 @@ import torch
 from diffclf import DiffusionClassifier, Exhaustive, Racing, Staged
 from diffclf.bench.clock import compare
 from diffclf.bench.plain_loop import plain_loop
-from diffclf.bench.races import time_races
-from diffclf.bench.throughput import measure_overhead, measure_throughput
+from diffclf.bench.throughput import measure_overhead, measure_throughput, time_races
 from diffclf.commands import bench
 from diffclf.commands.main import main
 from diffclf.datasets import load_dataset
@@ -62,23 +61,21 @@ def test_the_plain_loop_runs_full_batches(tiny_sd):
     assert sizes == [32, 8, 24]
 
 
-def test_the_evaluator_and_the_bare_network_do_equal_work(tiny_sd, tiny_dit):
-    for model in (tiny_sd, tiny_dit):
-        found = measure_overhead(model, n_pairs=1, batch_size=8)
-        assert list(found) == ["evaluator", "bare forward passes"]
-        assert all(row["batch_size"] == 8 and row["seconds"] > 0 for row in found.values())
+@pytest.mark.parametrize("name", ["tiny_sd", "tiny_dit"])
+def test_overhead_and_throughput_report_what_they_ran(request, name):
+    model = request.getfixturevalue(name)
+    overhead = measure_overhead(model, n_pairs=1, batch_size=8)
+    assert list(overhead) == ["evaluator", "bare forward passes"]
+    assert all(row["batch_size"] == 8 and row["seconds"] > 0 for row in overhead.values())
+    speed = measure_throughput(model, {"evaluator": model}, n_rounds=1, n=40)
+    assert list(speed) == ["plain loop", "evaluator"]
+    for row in speed.values():
+        assert row["per_second"] == pytest.approx(1 / row["seconds"]) and 0 < row["utilisation"] < 1
 
 
-def test_throughput_and_races_report_what_they_ran(tiny_sd, tiny_dit):
-    for model in (tiny_sd, tiny_dit):
-        speed = measure_throughput(model, {"evaluator": model}, n_rounds=1, n=40)
-        assert list(speed) == ["plain loop", "evaluator"]
-        for row in speed.values():
-            assert row["per_second"] == pytest.approx(1 / row["seconds"]) and 0 < row["utilisation"] < 1
-    data = load_dataset("mini-items", n_images=2)
-    found = time_races(
-        tiny_sd, tiny_sd, data, Staged((2, 8), (5, 1)), {"eight": Racing(trials=8), "four": Exhaustive(4)}, n_rounds=1
-    )
+def test_races_report_what_they_ran(tiny_sd):
+    data, strategies = load_dataset("mini-items", n_images=2), {"eight": Racing(trials=8), "four": Exhaustive(4)}
+    found = time_races(tiny_sd, tiny_sd, data, Staged((2, 8), (5, 1)), strategies, n_rounds=1)
     assert {name: row["evaluations"] for name, row in found.items()} == {"plain loop": 50, "eight": 80, "four": 40}
     assert found["plain loop"]["speedup"] == 1
 

@@ -24,13 +24,11 @@ def claim(direction, margin=0.0, n_claims=1):
         ("greater", 2, 2.1, 5, "holds"),
         ("greater", 2, 2.0, 5, "undecided"),
         ("greater", 2, -1, 1.9, "does not hold"),
-        ("greater", -3, -2.9, 1, "holds"),
         ("less", 2, -5, 1.9, "holds"),
         ("less", 2, 2.1, 5, "does not hold"),
         ("less", 2, 1, 3, "undecided"),
         ("no difference", 2, -1.9, 1.9, "holds"),
         ("no difference", 2, -2.1, 1, "undecided"),
-        ("no difference", 2, 1, 3, "undecided"),
         ("no difference", 2, 2.1, 3, "does not hold"),
         ("no difference", 2, -9, -2.1, "does not hold"),
         ("not worse", 2, -1.9, 9, "holds"),
@@ -43,31 +41,12 @@ def test_rule(direction, margin, low, high, verdict):
     assert judge(claim(direction, margin), Estimate((low + high) / 2, low, high)) == verdict
 
 
-def test_turning_estimate_and_direction_round_turns_no_verdict():
-    for low, high in ((1, 2), (-2, -1), (-1, 1)):
-        up = judge(claim("greater", 0), Estimate(0, low, high))
-        down = judge(claim("less", 0), -1 * Estimate(0, low, high))
-        assert up == down
+LEVELS = [("greater", 1, 0.95), ("less", 5, 0.99), ("no difference", 2, 0.975), ("not worse", 5, 0.9)]
 
 
-@pytest.mark.parametrize(
-    ("direction", "k", "level"),
-    [
-        ("greater", 1, 0.95),
-        ("less", 5, 0.99),
-        ("no difference", 2, 0.975),
-        ("not worse", 1, 0.9),
-        ("not worse", 5, 0.9),
-    ],
-)
+@pytest.mark.parametrize(("direction", "k", "level"), LEVELS)
 def test_level_shares_the_error_among_the_claims_of_a_notebook(direction, k, level):
     assert claim(direction, 1, k).level == pytest.approx(level)
-
-
-@pytest.mark.parametrize(("low", "high"), [(3, 1), (float("nan"), float("nan"))])
-def test_interval_must_be_one(low, high):
-    with pytest.raises(ValueError, match=r"low <= high, got \["):
-        judge(claim("greater"), Estimate(2, low, high))
 
 
 def test_committed_claims_are_complete():
@@ -141,6 +120,7 @@ def test_wrong_claims_are_errors():
         wb.level("nothing")
     with pytest.raises(ValueError, match=r"at level 0.99 \(wb.level\('uniform-beats-three'\)\), got 0.5"):
         wb.claim(ID, Estimate(1, 0, 2, 0.5))
-    with pytest.raises(ValueError, match="low <= high"):
-        wb.claim(ID, 1.0)
+    for ends in ((), (3, 1)):
+        with pytest.raises(ValueError, match=r"low <= high, got \["):
+            wb.claim(ID, 1.0, *ends)
     assert not (reports_dir("mini") / "claims").exists()

@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from diffclf.experiments.accuracy import accuracies, correct_by_budget, correct_by_trial
 from diffclf.experiments.e02_timestep_sensitivity import evaluations, line_errors, line_world, predict_clean
-from diffclf.models.conditioning import Conditioning
+from diffclf.models.gaussian import GaussianMixtureModel
 from diffclf.schedule import NoiseSchedule
 
 # Class means -4/3 and 4/3: two bumps of three lie on the right side.
@@ -58,32 +58,17 @@ def test_more_trials_average_the_noise_away_up_to_what_the_timestep_can_tell():
     assert ends.low < 2 / 3 < ends.high < mixed.low
 
 
-class Knows:
-    """A stand-in whose network returns eps, or v, of an x0 that it takes from the conditioning."""
-
-    device, dtype = torch.device("cpu"), torch.float32
-
-    def __init__(self, prediction_type):
-        alpha_bars = torch.linspace(0.99, 0.05, 10, dtype=torch.float64)
-        self.schedule = NoiseSchedule.variance_preserving(alpha_bars, prediction_type)
-
-    def denoise(self, x_t, t, cond):
-        alpha, sigma = (table[t].float().view(-1, 1, 1, 1) for table in (self.schedule.alpha, self.schedule.sigma))
-        x0 = cond.tensors["x0"]
-        eps = (x_t - alpha * x0) / sigma
-        return eps if self.schedule.prediction_type == "epsilon" else alpha * eps - sigma * x0
-
-
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_one_step_returns_the_x0_that_the_model_believes_in(prediction_type):
-    generator = torch.Generator().manual_seed(0)
-    x0, eps, other = torch.randn(3, 4, 2, 2, generator=generator).split(1)
-    cond = Conditioning({"x0": torch.cat([x0, other])})
-    x_t, x0_hat = predict_clean(Knows(prediction_type), x0, eps, [0, 4, 9], cond)
+    """A class of no width is a certain x0; whatever is asked for, the model believes in it."""
+    alpha_bars = torch.linspace(0.99, 0.05, 10, dtype=torch.float64)
+    x0, eps, other = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0)).split(1)
+    means, known = torch.cat([x0, other]), NoiseSchedule.variance_preserving(alpha_bars, prediction_type)
+    model = GaussianMixtureModel(means.flatten(1), [1e-12] * 2, latent_shape=(4, 2, 2), schedule=known)
+    x_t, x0_hat = predict_clean(model, x0, eps, [0, 4, 9], model.encode_prompts([0, 1]))
     assert x_t.shape == (3, 4, 2, 2) and x0_hat.shape == (2, 3, 4, 2, 2)
     assert torch.allclose(x_t[2], 0.05**0.5 * x0[0] + 0.95**0.5 * eps[0], atol=1e-6)
-    assert torch.allclose(x0_hat[0], x0.expand(3, -1, -1, -1), atol=1e-4)
-    assert torch.allclose(x0_hat[1], other.expand(3, -1, -1, -1), atol=1e-4)
+    assert torch.allclose(x0_hat, means[:, None].expand(-1, 3, -1, -1, -1), atol=1e-4)
 
 
 def test_evaluations_by_hand():

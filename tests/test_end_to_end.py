@@ -95,18 +95,6 @@ def test_paired_differences_have_the_expectation_known_in_closed_form(model):
         assert abs(differences.mean() - expected) < 4 * error
 
 
-def test_probabilities_are_equation_6_of_the_errors(model):
-    images, _ = points(model, 3)
-    clf = DiffusionClassifier(model, pruning=Exhaustive(20))
-    tempered = DiffusionClassifier(model, pruning=Exhaustive(20), temperature=3.0)
-    means = np.stack([clf.errors(image).errors.mean(1, dtype=np.float64) for image in images])
-    np.testing.assert_allclose(clf.decision_function(images), -means, rtol=1e-6)
-    expected = torch.from_numpy(-N_DIMS * means).softmax(1).numpy()
-    np.testing.assert_allclose(clf.predict_proba(images), expected, rtol=1e-5)
-    expected = torch.from_numpy(-N_DIMS * means / 3).softmax(1).numpy()
-    np.testing.assert_allclose(tempered.predict_proba(images), expected, rtol=1e-5)
-
-
 def test_sharing_noise_lowers_the_variance_of_differences_to_what_theory_says(model):
     """With error_c = |a eps - b d_c|^2 / D, of the difference of two classes, on the same and on other noises."""
     images, x0 = points(model, 1)

@@ -16,15 +16,10 @@ def test_slider_has_a_frame_for_each_value_and_shows_the_middle_one():
 
     html = figure_slider(draw, [10, 500, 900], label="t", alt=lambda t: f"best: <{t}>").data
     frames = re.findall(r'<div data-frame style="(.*?)"><img src="data:image/png;base64,(.*?)" alt="(.*?)"', html)
-    assert [style for style, _, _ in frames] == ["display:none", "", "display:none"]
-    assert [alt for _, _, alt in frames] == [f"t = {t}. best: &lt;{t}&gt;" for t in (10, 500, 900)]
-    assert len({picture for _, picture, _ in frames}) == 3
-    assert 'type="range" min="0" max="2" value="1" aria-label="t"' in html and "//" not in re.sub(
-        r"base64,\S+", "", html
-    )
-    assert not plt.get_fignums()
-
-
-def test_slider_needs_values():
+    styles, pictures, alts = zip(*frames, strict=True)
+    assert styles == ("display:none", "", "display:none") and len(set(pictures)) == 3
+    assert alts == tuple(f"t = {t}. best: &lt;{t}&gt;" for t in (10, 500, 900))
+    assert 'type="range" min="0" max="2" value="1" aria-label="t"' in html
+    assert "//" not in re.sub(r"base64,\S+", "", html) and not plt.get_fignums()
     with pytest.raises(ValueError, match="values of slider 't' must not be empty"):
         figure_slider(lambda value: None, [], label="t", alt=str)

@@ -10,28 +10,23 @@ from diffclf.search import ErrorSource, compute_errors
 from diffclf.trials import TrialList, uniform
 
 
-def test_measuring_goes_on_where_it_stopped(tmp_path, tiny_sd):
+def test_measuring_goes_on_where_it_stopped_and_the_lowest_error_is_right(tmp_path, tiny_sd):
     path = tmp_path / "measures.json"
-    first = measure(tiny_sd, path, n_images=2, n_exhaustive=0)
+    first = measure(tiny_sd, path, n_images=4, n_exhaustive=0)
     assert {"reconstruction", "item", "colour", "binding", "relation", "coloured item, staged"} < set(first)
-    assert first["item"]["n"] == 2 and "coloured item, exhaustive" not in first
+    assert first["item"]["n"] == 4 and "coloured item, exhaustive" not in first
+    data = load_dataset("mini-relation", n_images=4)
+    errors = compute_errors(ErrorSource(tiny_sd, data.captions, TrialList(uniform(100)), losses=("l2",)), data.images)
+    hits = errors[:, 0].mean(axis=1) < errors[:, 1].mean(axis=1)
+    relation = first["relation"]
+    assert relation["accuracy"] == hits.mean()
+    assert sum(relation[axis]["n"] for axis in ("left/right", "above/below") if axis in relation) == 4
     kept = json.loads(path.read_text())
     kept["item"]["accuracy"] = 0.123
     path.write_text(json.dumps(kept))
-    assert measure(tiny_sd, path, n_images=2, n_exhaustive=0)["item"]["accuracy"] == 0.123  # not measured again
+    assert measure(tiny_sd, path, n_images=4, n_exhaustive=0)["item"]["accuracy"] == 0.123  # not measured again
     path.write_text(json.dumps(kept | {"fingerprint": "another model"}))
-    assert measure(tiny_sd, path, n_images=2, n_exhaustive=0) == first  # measured again, with the same result
-
-
-def test_a_caption_counts_as_right_if_its_error_is_the_lowest(tmp_path, tiny_sd):
-    data = load_dataset("mini-relation", n_images=4)
-    source = ErrorSource(tiny_sd, data.captions, TrialList(uniform(100)), losses=("l2",))
-    errors = compute_errors(source, data.images)
-    assert errors.shape == (4, 2, 100)
-    hits = errors[:, 0].mean(axis=1) < errors[:, 1].mean(axis=1)
-    found = measure(tiny_sd, tmp_path / "measures.json", n_images=4, n_exhaustive=0)["relation"]
-    assert (found["accuracy"], found["n"]) == (hits.mean(), 4)
-    assert sum(found[axis]["n"] for axis in ("left/right", "above/below") if axis in found) == 4
+    assert measure(tiny_sd, path, n_images=4, n_exhaustive=0) == first  # measured again, with the same result
 
 
 def test_calibration_is_chosen_on_tune_and_reported_on_test(tmp_path, tiny_sd):

@@ -1,18 +1,16 @@
-"""Races on made-up tables whose answers are known, the statistics behind them, and races with a model."""
+"""Races on made-up tables whose answers are known, the statistics behind them and their calibration."""
 
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import beta, t
 
 from diffclf import DiffusionClassifier, Racing
 from diffclf.pruning import run_stored
 from diffclf.pruning.calibration import calibrate, check_threshold
-from diffclf.pruning.variance import collapsed_variance, moderated_variance
-from diffclf.search import ErrorSource, watch
+from diffclf.pruning.racing import collapsed_variance, moderated_variance
 from diffclf.trials import nested_positions
 
 
@@ -47,7 +45,6 @@ def test_variances_by_hand():
     assert collapsed_variance(np.array([1.0, 3.0, 10.0, 6.0])) == pytest.approx((4 + 16) / 16)
     # one pair and a group of three, 3/2 times its squared deviations from 2: 1.5 (1 + 0 + 1)
     assert collapsed_variance(np.array([1.0, 3.0, 1.0, 2.0, 3.0])) == pytest.approx((4 + 3) / 25)
-    assert collapsed_variance(np.ones((2, 3, 8))).shape == (2, 3)
 
 
 def squared_errors(differences, n):
@@ -81,9 +78,9 @@ def test_the_cautious_threshold_is_students_shared_by_rivals_and_looks(mirrored)
         n_pairs = a.n_trials // 4 if mirrored and a.n_trials > 8 else a.n_trials // 2
         z = t(n_pairs).isf(0.0001 / (2 * (len(cautious) - 1)))  # two rivals, all looks but the last
         np.testing.assert_allclose(a.margins, z * b.margins / 100)
-    ordered = (errors - errors[a.best])[:, np.argsort(nested_positions(100, 3)[:8])]
-    first = collapsed_variance(ordered) * (1 if mirrored else 1 - 8 / 100)
-    np.testing.assert_allclose(fixed[0].margins, 100 * np.sqrt(first), rtol=1e-5)
+    look, share = (fixed[0], 0) if mirrored else (fixed[2], 24 / 100)  # of 8 and of 24 trials
+    ordered = (errors - errors[look.best])[:, np.argsort(nested_positions(100, 3)[: look.n_trials])]
+    np.testing.assert_allclose(look.margins, 100 * np.sqrt(collapsed_variance(ordered) * (1 - share)), rtol=1e-5)
     plain, default = (next(Racing(100, confidence=c).rounds(errors)) for c in (0.99, None))
     np.testing.assert_array_equal(plain.margins, default.margins)
 
@@ -138,7 +135,7 @@ def test_a_budget_is_kept_and_one_below_the_number_of_prompts_refused():
         spent = (~np.isnan(run_stored(race, errors))).sum()
         assert min(budget, 512) - 8 < spent <= min(budget, 512) == race.evaluations(4)
     for refused in (lambda r: r.evaluations(4), lambda r: r.next(errors), lambda r: list(r.rounds(errors))):
-        with pytest.raises(ValueError, match="budget must give each of the 4 prompts a trial, 8 evaluations, got 7"):
+        with pytest.raises(ValueError, match="budget must give 4 prompts a trial each, 8 evaluations, got 7"):
             refused(Racing(64, budget=7, repeats=2))
 
 
@@ -216,10 +213,3 @@ def test_preparing_takes_the_models_threshold_where_none_is_given_and_it_is_of_t
     assert DiffusionClassifier(gaussian).strategy_ == Racing()
     monkeypatch.setattr(gaussian, "calibration", STORED)
     assert DiffusionClassifier(gaussian).strategy_ == Racing(threshold=2.3)
-
-
-def test_rounds_come_while_the_race_runs(gaussian):
-    race = Racing(trials=40, threshold=1e9)
-    source = ErrorSource(gaussian, [0, 1], race.trial_list())
-    for look in watch(source, torch.zeros(3, 1, 1), race, "l2"):
-        assert source.n_evaluations == look.n_evaluations == 2 * look.n_trials

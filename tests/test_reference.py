@@ -7,8 +7,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diffclf.files import write_json
-from diffclf.workbook import reference
-from diffclf.workbook.reference import copy_reference
+from diffclf.workbook import results
+from diffclf.workbook.results import copy_reference
 from diffclf.workbook.settings import reports_dir
 
 
@@ -43,7 +43,7 @@ def test_copies_claims_tables_and_figures(full):
 
 
 def test_too_large_is_an_error(full, monkeypatch):
-    monkeypatch.setattr(reference, "MAX_BYTES", 100)
+    monkeypatch.setattr(results, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match=r"below 100 bytes, got .* largest: figures/01_one-ramp.png"):
         copy_reference()
     assert not reports_dir("reference").exists()

@@ -9,12 +9,11 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
-import torch
 from notebook_maker import make_claim, write_notebook
 
-from diffclf.models.conditioning import Conditioning
 from diffclf.progress import progress
 from diffclf.workbook.results import read_judged, read_run
+from diffclf.workbook.run import cost
 from diffclf.workbook.run.cost import cost_report, evaluations, measure_rate
 from diffclf.workbook.run.plan import plan
 from diffclf.workbook.run.runner import reproduce
@@ -96,19 +95,23 @@ def test_an_interrupted_notebook_does_not_count(folder):
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("request_", "message"),
     [
-        ({"n_imagse": "3"}, r"n_images, seed\), got 'n_imagse'"),
-        ({"n_images": "many"}, "n_images must be of type int, got 'many'"),
-        ({"n_images": "2.5"}, "n_images must be of type int, got 2.5"),
-        ({"n_images": "-3"}, "n_images must be at least 1, got -3"),
-        ({"profile": "full"}, "--profile"),
+        ({"parameters": {"n_imagse": "3"}}, r"n_images, seed\), got 'n_imagse'"),
+        ({"parameters": {"n_images": "many"}}, "n_images must be of type int, got 'many'"),
+        ({"parameters": {"n_images": "2.5"}}, "n_images must be of type int, got 2.5"),
+        ({"parameters": {"n_images": "-3"}}, "n_images must be at least 1, got -3"),
+        ({"parameters": {"profile": "full"}}, "--profile"),
+        ({"only": ["07"]}, r"number or name \(01_one\), got '07'"),
+        ({"only": ["one"]}, "got 'one'"),
+        ({"profile": "huge"}, "profile must be one of smoke, mini, full, paper, got 'huge'"),
+        ({"n_parallel": 0}, "--jobs must be at least 1, got 0"),
     ],
 )
-def test_wrong_parameters_are_errors_before_anything_runs(folder, parameters, message):
+def test_wrong_requests_are_errors_before_anything_runs(folder, request_, message):
     write_notebook(folder, "01_one", ["x = 1"])
     with pytest.raises(ValueError, match=message):
-        reproduce("mini", parameters=parameters)
+        reproduce(**request_)
     assert not reports_dir("mini").exists()
 
 
@@ -122,42 +125,16 @@ def test_parameter_goes_only_to_notebooks_that_have_it(folder):
     assert (second.settings["width"], second.settings["model"]) == (3, "7")
 
 
-@pytest.mark.parametrize(
-    ("profile", "only", "message"),
-    [
-        ("mini", ["07"], r"number or name \(01_one\), got '07'"),
-        ("mini", ["one"], "got 'one'"),
-        ("huge", [], "profile must be one of smoke, mini, full, paper, got 'huge'"),
-    ],
-)
-def test_unknown_notebook_or_profile(folder, profile, only, message):
-    write_notebook(folder, "01_one", ["x = 1"])
-    with pytest.raises(ValueError, match=message):
-        reproduce(profile, only=only)
+def test_rate_is_measured_in_the_largest_batch_that_takes_little_time(gaussian, monkeypatch):
+    sizes = []
 
+    def two_milliseconds_each(acts, units, n_rounds):
+        assert len(acts["forward"]()) == units[0]
+        sizes.extend(units)
+        return {"forward": {"seconds": 0.002}}
 
-class Slow:
-    """A model whose forward pass takes a fixed time per evaluation."""
-
-    device, labels, latent_shape, schedule = torch.device("cpu"), None, (4, 2, 2), range(1000)
-
-    def __init__(self, seconds):
-        self.seconds, self.batches = seconds, []
-
-    def encode_prompts(self, prompts):
-        return Conditioning({"states": torch.zeros(len(prompts), 3)})
-
-    def denoise(self, x_t, t, cond):
-        assert len(x_t) == len(t) == len(cond)
-        self.batches.append(len(t))
-        time.sleep(self.seconds * len(t))
-        return x_t
-
-
-def test_rate_is_evaluations_per_second():
-    model = Slow(0.002)
-    assert measure_rate(model, seconds=0.5) == pytest.approx(500, rel=0.15)
-    assert model.batches[-1] == 16, "a batch of 16 takes over a sixteenth of the time"
+    monkeypatch.setattr(cost, "compare", two_milliseconds_each)
+    assert measure_rate(gaussian, seconds=0.5) == 500 and sizes == [1, 2, 4, 8, 16]
 
 
 @pytest.fixture
@@ -178,13 +155,9 @@ def test_cost_adds_up(folder, budgets):
     assert rows[0] == ["01_one", "2,000", "about 3 min 20 s", "none"] and rows[2][:3] == ["03_untagged", "–", "–"]
     assert rows[-1] == ["total", "4,000", "about 6 min 40 s", "none"]
     assert "total        4,000        not measured" in cost_report(jobs, rate=lambda name: "no such model")
-    assert not reports_dir("mini").exists()
-
-
-def test_cost_needs_an_experiment(folder):
-    write_notebook(folder, "01_one", ["x = 1"])
-    with pytest.raises(ValueError, match="01_one must have a module diffclf.experiments.e01_one with evaluations"):
-        evaluations(plan("mini")[0])
+    write_notebook(folder, "04_other", ["x = 1"])
+    with pytest.raises(ValueError, match="04_other must have a module diffclf.experiments.e04_other with evaluations"):
+        evaluations(plan("mini", ["4"])[0])
 
 
 def test_cost_names_downloads_and_takes_local_folders(folder, budgets, tmp_path):

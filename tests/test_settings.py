@@ -1,12 +1,10 @@
 """Settings: which value wins, what is an error, and what the committed files say."""
 
-import os
-
 import pytest
 
 from diffclf.workbook.run.cost import evaluations
 from diffclf.workbook.run.plan import plan
-from diffclf.workbook.settings import OFFLINE, go_offline, profile_names, read_notebook_file, resolve
+from diffclf.workbook.settings import profiles, read_notebook_file, resolve
 
 # Denoiser evaluations that two cores do in the minutes that the notebooks have: at mini about nine, at 750 a second;
 # at smoke a few seconds each.
@@ -27,30 +25,21 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_more_special_value_wins(folder):
-    assert resolve("02_y") == {
-        "seed": 0,
-        "n_images": 100,
-        "model": "small",
-        "scale": 1.5,
-        "fast": True,
-        "sizes": [1, 2],
-    }
+    common = {"seed": 0, "n_images": 100, "model": "small", "scale": 1.5, "fast": True, "sizes": [1, 2]}
+    assert resolve("02_y") == common
     assert (resolve("01_x")["n_images"], resolve("01_x")["n_trials"]) == (50, 3)
     assert (resolve("01_x", "full")["n_images"], resolve("01_x", "full")["n_trials"]) == (1000, 5)
     assert resolve("01_x", parameters={"n_images": 7})["n_images"] == 7
 
 
-@pytest.mark.parametrize("value", [0, "", None, [], ()])
-def test_empty_means_the_profiles(folder, value):
-    assert resolve("01_x", parameters={"n_images": value})["n_images"] == 50
-
-
-def test_false_is_a_value_and_int_stands_for_float(folder):
+def test_empty_means_the_profiles_false_is_a_value_and_int_stands_for_float(folder):
+    for empty in (0, "", None, [], ()):
+        assert resolve("01_x", parameters={"n_images": empty}) == resolve("01_x")
     assert resolve("01_x", parameters={"fast": False, "scale": 2}) == resolve("01_x") | {"fast": False, "scale": 2}
 
 
 def test_profile_by_argument_environment_default(folder, monkeypatch):
-    assert profile_names() == ["mini", "full"]
+    assert profiles() == ["mini", "full"]
     assert resolve("01_x")["n_images"] == 50
     monkeypatch.setenv("DIFFCLF_PROFILE", "full")
     assert resolve("01_x")["n_images"] == 1000
@@ -80,8 +69,8 @@ def test_wrong_requests(folder, arguments, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("settings: {mnii: {}}", "sections of 03_z.yaml must be among all, mini, full, got 'mnii'"),
-        ("setting: {mini: {}}", "parts of 03_z.yaml must be claims and settings, got setting"),
+        ("settings: {mnii: {}}", "parts of 03_z.yaml must be .* sections all, mini, full, got mnii"),
+        ("setting: {mini: {}}", "parts of 03_z.yaml must be claims and settings, .* got setting"),
     ],
 )
 def test_notebook_file_is_checked(folder, text, message):
@@ -90,19 +79,9 @@ def test_notebook_file_is_checked(folder, text, message):
         read_notebook_file("03_z")
 
 
-def test_go_offline(monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    for name in OFFLINE:
-        monkeypatch.setenv(name, "0")
-    go_offline()
-    assert [os.environ[name] for name in OFFLINE] == ["1", "1", "1"] and constants.HF_HUB_OFFLINE
-
-
 def test_committed_notebooks_run_at_every_profile_with_the_same_settings():
-    assert profile_names() == ["smoke", "mini", "full", "paper"]
-    for jobs in zip(*map(plan, profile_names()), strict=True):
+    assert profiles() == ["smoke", "mini", "full", "paper"]
+    for jobs in zip(*map(plan, profiles()), strict=True):
         assert {job.problem for job in jobs} == {""}
         assert len({frozenset(job.settings.keys() - {"download_gb"}) for job in jobs}) == 1, jobs[0].name
         assert [job.settings["offline"] for job in jobs] == [True, True, True, False]

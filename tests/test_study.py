@@ -21,8 +21,16 @@ from diffclf.experiments.study import (
     task_facts,
     weighted_accuracies,
 )
-from diffclf.experiments.tasks import TASKS, Task, open_task, races
-from diffclf.experiments.tuning import best_fixed, cheapest_race, fixed_schedules, run_task
+from diffclf.experiments.tasks import (
+    TASKS,
+    Task,
+    best_fixed,
+    cheapest_race,
+    fixed_schedules,
+    open_task,
+    races,
+    run_task,
+)
 from diffclf.pruning.calibration import calibrate
 from diffclf.search import search
 
@@ -39,7 +47,7 @@ def test_the_list_of_trials_holds_those_of_a_race_and_of_the_schedules(tiny_sd, 
     for task in TASKS.values():
         data, bank = open_task(task, tiny_sd, "tune", 2, tmp_path)
         assert len(bank.prompts) == len(data.classnames) + len(task.tree)
-        for strategy in (*races(task).values(), task.schedule, task.reference):
+        for strategy in (*races(task, Racing()).values(), task.schedule, task.reference):
             assert bank.trials.starts_with(strategy.trial_list())
 
 
@@ -58,9 +66,7 @@ def test_a_run_leaves_the_nodes_of_a_label_tree_out_of_its_tables_but_counts_the
 
 def test_the_cheapest_schedule_that_is_not_worse_is_found(tiny_sd, tmp_path):
     data, bank = open_task(TASKS["mini-items"], tiny_sd, "tune", 160, tmp_path)
-    found, difference, tried = best_fixed(
-        bank, data, (3,), np.zeros(160, dtype=bool)
-    )  # nobody is worse than never right
+    found, difference, tried = best_fixed(bank, data, (3,), np.zeros(160, dtype=bool))  # none is worse than never right
     assert found == Staged((4,), (1,), "random") and tried == 1 and difference.low > -0.02
     assert bank.n_evaluations == 160 * 10 * 4, "only what it took is computed"
     right = run_task(bank, data, found).right
@@ -84,14 +90,13 @@ def test_every_strategy_is_scored_on_the_same_images(tiny_sd, tmp_path):
     found = study_task(task, tiny_sd, tmp_path, pool=600, margin=1)
     assert found["classes"] == 60 and found["images"] == 4
     rows = found["strategies"]
-    names = ["paper's schedule", "best fixed schedule", "race", "label tree, race", "shortlist, race"]
-    assert list(rows) == names
+    assert list(rows) == ["paper's schedule", "best fixed schedule", "race", "label tree, race", "shortlist, race"]
     assert rows["paper's schedule"]["evaluations"]["value"] == 60 * 4 + 3 * 8
     assert rows["paper's schedule"]["difference"]["value"] == 0
     assert rows["shortlist, race"]["evaluations"]["value"] <= 3 * 128 < rows["race"]["evaluations"]["value"]
     assert [row["evaluations"] for row in found["exhaustive"]] == [60, 120, 240, 480]
-    left = found["remaining"]
-    assert left["trials"] == Racing().looks() and left["rivals_left"] == sorted(left["rivals_left"], reverse=True)
+    assert found["remaining"]["trials"] == Racing().looks()
+    assert found["remaining"]["rivals_left"] == sorted(found["remaining"]["rivals_left"], reverse=True)
     for what in ("auroc_of_evaluations", "auroc_of_margin"):
         assert found["confidence"][what] is None or 0 <= found["confidence"][what] <= 1
     assert study_task(task, tiny_sd, tmp_path, pool=600, margin=1) == found
@@ -101,11 +106,8 @@ def test_every_strategy_is_scored_on_the_same_images(tiny_sd, tmp_path):
 def test_ablations_calibrate_races_with_and_without_on_the_same_images(tiny_sd, tmp_path):
     found = ablations(tiny_sd, tmp_path, n_trials=24, n_images=6, error=1)
     assert found["images"] == 6
-    for name, race in {
-        "race": Racing(trials=24),
-        "independent noise": Racing(trials=24, antithetic=False),
-        "own variances": Racing(trials=24, prior_pairs=0),
-    }.items():
+    options = {"race": {}, "independent noise": {"antithetic": False}, "own variances": {"prior_pairs": 0}}
+    for name, race in {name: Racing(trials=24, **own) for name, own in options.items()}.items():
         data, bank = open_task(TASKS["mini-items"], tiny_sd, "tune", 6, tmp_path, antithetic=race.antithetic)
         tables = bank.errors(data.images, n_trials=24)
         assert found["races"][name]["evaluations"] == calibrate(race, tables, error=1).n_evaluations
@@ -124,7 +126,7 @@ def test_weights_help_where_only_some_trials_tell_classes_apart():
     assert found["1 / spread squared"] > found["flat"] + 0.2 > found["spread"] + 0.2
 
 
-def test_a_projection_by_hand():
+def test_a_projection_by_hand_and_of_a_measured_task():
     # 8 trials of all 10, 8 more of the winner and a third of 9 rivals, nothing more once none is left
     assert project(10, [8, 16, 24], [1 / 3, 0, 0]) == 80 + 8 * 4
     assert project(100, [8, 16], [0.1, 0.1]) == 800 + 8 * (1 + 9.9)
@@ -132,9 +134,6 @@ def test_a_projection_by_hand():
     row = projection_rows({"Pets": [37, [5, 1], [25, 250], 0]}, study)["Pets"]
     assert row["paper's schedule"] == Staged((25, 250), (5, 1)).evaluations(37)
     assert row["race, as on a"] == pytest.approx(8 * 37 + 8 * 19)
-
-
-def test_a_measured_task_is_hardly_overestimated():
     rng, race = np.random.default_rng(0), Racing(threshold=2.0)
     tables = rng.normal(0, 1, (40, 8, 128)) + rng.normal(0, 1, (40, 8, 1))
     spent = np.mean([list(race.rounds(table))[-1].n_evaluations for table in tables])

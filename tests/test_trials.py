@@ -1,19 +1,17 @@
 """Timesteps spread over their range, noise that depends on seed, image and number alone."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 
 from diffclf.trials import (
-    DESIGNS,
     TrialList,
     Trials,
     antithetic_noises,
-    design_size,
-    design_timesteps,
     even,
     image_key,
-    label_to_index,
     nested_positions,
     spread_order,
     uniform,
@@ -41,36 +39,11 @@ def test_every_prefix_of_uniform_is_spread(n):
     assert spread_order(8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
 
 
-def test_the_eight_designs_of_figure_4():
-    expected = {
-        "0,500,1000": {0: 10, 500: 10, 999: 10},
-        "0": {0: 30},
-        "500": {500: 30},
-        "1000": {999: 30},
-        "475,500,525": {475: 6, 488: 6, 500: 6, 512: 6, 525: 6},
-        "Even 5": dict.fromkeys(range(100, 1000, 200), 6),
-        "Even 10": dict.fromkeys(range(50, 1000, 100), 3),
-    }
-    assert set(DESIGNS) == {"Uniform", *expected} and design_size("Uniform") == 1
-    np.testing.assert_array_equal(design_timesteps("Uniform", 30), uniform(30))
-    for name, counts in expected.items():
-        timesteps = design_timesteps(name, 30)
-        assert dict(zip(*(c.tolist() for c in np.unique(timesteps, return_counts=True)), strict=True)) == counts
-        assert len(set(timesteps[: design_size(name)])) == len(counts), "every timestep once before any twice"
-    assert sorted(set(design_timesteps("0,500,1000", 6, 100).tolist())) == [0, 50, 99]
-    assert sorted(set(design_timesteps("Even 5", 5, 100).tolist())) == [10, 30, 50, 70, 90]
-    assert [label_to_index(label) for label in (0, 1, 500, 999, 1000)] == [0, 1, 500, 999, 999]
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: uniform(0), r"must lie in 1\.\.1000, got 0"),
         (lambda: uniform(1001), r"must lie in 1\.\.1000, got 1001"),
-        (lambda: label_to_index(-1), r"must lie in 0\.\.1000, got -1"),
-        (lambda: label_to_index(1001), r"must lie in 0\.\.1000, got 1001"),
-        (lambda: design_timesteps("odd", 10), "design must be one of .*, got 'odd'"),
-        (lambda: design_timesteps("Even 10", 9), "n_trials of 'Even 10' must be at least 10, got 9"),
         (lambda: TrialList([5, 900, 20], [0, 1]), "noises must be as many as the 3 timesteps, got 2"),
         (lambda: TrialList.every_noise_at([7], 0), "n_noises must be at least 1, got 0"),
     ],
@@ -127,18 +100,16 @@ def test_noise_of_a_trial_depends_on_nothing_else_that_is_asked_for():
     assert torch.equal(listed.noise([1]), -together[[3]])
 
 
-def test_noise_is_the_same_in_every_version_of_the_program():
-    """Stored banks rest on these numbers."""
+def test_noise_and_positions_are_the_same_in_every_version_of_the_program():
+    """Stored banks and calibrations rest on these numbers."""
     first = Trials([500], seed=0, key=1, latent_shape=(2, 2, 2)).noise([0]).flatten()[:4].tolist()
     assert first == pytest.approx([0.5504453182, 0.0596980341, -1.5677983761, -0.5580145121], abs=1e-6)
+    assert nested_positions(3) == pytest.approx([0.3493379775441848, 0.5908907478391612, 0.002390583966088115])
 
 
 def test_noise_is_standard_normal_and_differs_by_seed_key_and_number():
-    others = [
-        Trials(np.zeros(100), seed, key, SHAPE).noise(range(100))
-        for seed in (0, 1, -1)
-        for key in (None, 0, 1, 2**64 - 1)
-    ]
+    identities = product((0, 1, -1), (None, 0, 1, 2**64 - 1))
+    others = [Trials(np.zeros(100), seed, key, SHAPE).noise(range(100)) for seed, key in identities]
     rows = torch.cat(others).flatten(1).double()
     n = rows.numel()
     assert abs(rows.mean()) < 4 / n**0.5

@@ -7,6 +7,7 @@ import re
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 
 from diffclf.paths import data_dir
@@ -37,12 +38,13 @@ def test_settings_are_attributes():
 
 
 def test_small_profiles_stay_off_the_network(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     for name in OFFLINE:
         monkeypatch.setenv(name, "0")
     Workbook(NAME, profile="paper")
     assert [os.environ[name] for name in OFFLINE] == ["0", "0", "0"]
     Workbook(NAME, profile="smoke")
-    assert [os.environ[name] for name in OFFLINE] == ["1", "1", "1"]
+    assert [os.environ[name] for name in OFFLINE] == ["1", "1", "1"] and constants.HF_HUB_OFFLINE
 
 
 def test_model_data_and_bank_come_from_the_settings(wb, tiny_sd_folder):
@@ -113,24 +115,11 @@ def test_papers_numbers(wb):
     assert (data_dir() / "paper" / "README.md").is_file()
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.12345, "0.123"),
-        (1.5, "1.50"),
-        (12.345, "12.3"),
-        (12345.6, "12,346"),
-        (3, "3"),
-        (3.0, "3"),
-        (-0.5, "−0.500"),
-        (float("nan"), "–"),
-        (None, "–"),
-        (float("inf"), "∞"),
-        ("x", "x"),
-        (True, "True"),
-        (1e-9, "1.00e-09"),
-    ],
-)
+NUMBERS = {0.12345: "0.123", 1.5: "1.50", 12.345: "12.3", 12345.6: "12,346", 3.0: "3", -0.5: "−0.500", 1e-9: "1.00e-09"}
+OTHERS = {float("nan"): "–", None: "–", float("-inf"): "−∞", float("inf"): "∞", "x": "x", True: "True"}
+
+
+@pytest.mark.parametrize(("value", "text"), [*NUMBERS.items(), *OTHERS.items()])
 def test_numbers_for_readers(value, text):
     assert number(value) == text
 

@@ -3,48 +3,34 @@
 import gzip
 import re
 import struct
+import sys
 
 import numpy as np
 import pytest
 from torch import from_numpy
 from torch.nn.functional import adaptive_avg_pool2d
 
-from diffclf.datasets import photos as photos_module
+from diffclf.datasets import world
 from diffclf.datasets.photos import SPLITS, load_photos
-from diffclf.datasets.world import (
-    COLOURS,
-    HELD_OUT,
-    ITEMS,
-    LAYOUTS,
-    OPPOSITE,
-    Scenes,
-    caption_pair,
-    held_out_mask,
-    render,
-    sample_scenes,
-)
+from diffclf.datasets.world import COLOURS, LAYOUTS, OPPOSITE, held_out_mask, render
 
 LABELS = np.random.default_rng(0).integers(0, 10, 500)
 PHOTOS = np.random.default_rng(1).integers(0, 256, (500, 28, 28), dtype=np.uint8)
 NAMES = list(COLOURS)
 
 
-def scenes(n_single=300, n_pair=300, seed=0, **options):
-    return sample_scenes(LABELS, n_single, n_pair, rng=np.random.default_rng(seed), **options)
+def scenes(n_single=300, n_pair=300, seed=0):
+    return world.sample_scenes(LABELS, n_single, n_pair, rng=np.random.default_rng(seed))
 
 
 def one(layout=-1, photo=(3, 4), colour=(0, 2)):
-    columns = [np.array([pair]) for pair in (photo, LABELS[list(photo)], colour)]
-    return Scenes(*columns, np.array([LAYOUTS.index(layout) if layout != -1 else -1]))
-
-
-# Drawing
+    code = -1 if layout == -1 else LAYOUTS.index(layout)
+    return world.make_scenes(np.array([photo]), LABELS, np.array([colour]), np.array([code]))
 
 
 @pytest.mark.parametrize("colour", NAMES)
 def test_a_single_is_the_tinted_photograph_in_the_middle(colour):
     picture = render(one(colour=(NAMES.index(colour),) * 2), PHOTOS)[0]
-    assert picture.shape == (32, 32, 3) and picture.dtype == np.uint8
     expected = np.zeros((32, 32, 3))
     expected[2:30, 2:30] = PHOTOS[3][..., None] / 255 * np.array(COLOURS[colour])
     np.testing.assert_allclose(picture, expected, atol=0.51)
@@ -66,62 +52,46 @@ def test_scenes_are_drawn_each_by_itself():
     order = np.random.default_rng(0).permutation(50)
     np.testing.assert_array_equal(render(mixed[order], PHOTOS), together[order])
     np.testing.assert_array_equal(render(mixed[7:8], PHOTOS)[0], together[7])
-    assert len(mixed) == 50 and len(mixed[:0]) == 0 and render(mixed[:0], PHOTOS).shape == (0, 32, 32, 3)
-    np.testing.assert_array_equal(render(Scenes.concatenate([mixed[:7], mixed[7:]]), PHOTOS), together)
-
-
-# Sampling
+    assert together.dtype == np.uint8 and render(mixed[:0], PHOTOS).shape == (0, 32, 32, 3)
 
 
 def test_held_out_combinations_occur_in_no_training_scene():
     mask = held_out_mask()
-    assert mask.sum() == len(HELD_OUT) == 6 and mask.shape == (6, 10)
+    assert mask.sum() == len(world.HELD_OUT) == 6 and mask.shape == (6, 10)
     assert (mask.sum(axis=1) == 1).all(), "one of each colour"
     training = scenes(5000, 5000)
-    assert not mask[training.colour, training.item].any()
     seen = np.zeros_like(mask)
-    seen[training.colour, training.item] = True
+    seen[training["colour"], training["item"]] = True
     np.testing.assert_array_equal(seen, ~mask)
-    only = scenes(500, 500, held_out=True)
-    assert mask[only.colour, only.item].all()
-    every = scenes(5000, 0, held_out=None)
-    seen[every.colour, every.item] = True
-    assert seen.all()
 
 
 def test_pairs_differ_in_item_and_in_colour():
-    for held_out in (False, True, None):
-        pairs = scenes(0, 3000, held_out=held_out)
-        assert (pairs.item[:, 0] != pairs.item[:, 1]).all()
-        assert (pairs.colour[:, 0] != pairs.colour[:, 1]).all()
-    counts = np.bincount(scenes(0, 4000).layout, minlength=4)
+    pairs = scenes(0, 4000)
+    assert all((pairs[column][:, 0] != pairs[column][:, 1]).all() for column in ("item", "colour"))
+    counts = np.bincount(pairs["layout"], minlength=4)
     assert (abs(counts - 1000) < 5 * 750**0.5).all()
 
 
 def test_scenes_are_consistent_and_repeatable():
     drawn = scenes()
-    assert (drawn.layout[:300] == -1).all() and (drawn.layout[300:] >= 0).all()
-    np.testing.assert_array_equal(drawn.item, LABELS[drawn.photo])
-    singles = drawn[:300]
-    np.testing.assert_array_equal(singles.photo[:, 0], singles.photo[:, 1])
-    np.testing.assert_array_equal(singles.colour[:, 0], singles.colour[:, 1])
-    assert len(set(singles.photo[:, 0].tolist())) == 300, "no photograph twice before all were used"
-    np.testing.assert_array_equal(scenes().colour, drawn.colour)
-    assert (scenes(seed=1).photo != drawn.photo).any()
-    assert (np.bincount(scenes(1000, 0).photo[:, 0], minlength=500) == 2).all()
+    assert (drawn["layout"][:300] == -1).all() and (drawn["layout"][300:] >= 0).all()
+    np.testing.assert_array_equal(drawn["item"], LABELS[drawn["photo"]])
+    for column in ("photo", "colour"):
+        np.testing.assert_array_equal(drawn[column][:300, 0], drawn[column][:300, 1])
+    assert len(set(drawn["photo"][:300, 0].tolist())) == 300, "no photograph twice before all were used"
+    np.testing.assert_array_equal(scenes()["colour"], drawn["colour"])
+    assert (scenes(seed=1)["photo"] != drawn["photo"]).any()
+    assert (np.bincount(scenes(1000, 0)["photo"][:, 0], minlength=500) == 2).all()
 
 
 def test_colours_of_an_item_are_equally_frequent_among_those_allowed():
     drawn = scenes(30_000, 0)
     for item in range(10):
-        counts = np.bincount(drawn.colour[drawn.item[:, 0] == item, 0], minlength=6)
+        counts = np.bincount(drawn["colour"][drawn["item"][:, 0] == item, 0], minlength=6)
         allowed = ~held_out_mask()[:, item]
         expected = counts.sum() / allowed.sum()
         assert (counts[~allowed] == 0).all()
         assert (abs(counts[allowed] - expected) < 5 * expected**0.5).all()
-
-
-# Captions
 
 
 PAIR = re.compile(r"a (\w+) ([\w-]+) (to the left of|to the right of|above|below) a (\w+) ([\w-]+)")
@@ -131,18 +101,13 @@ def test_a_caption_of_a_pair_can_be_read_back_from_the_picture():
     """The colours lie where the caption says, read from the picture alone."""
     white = np.full((500, 28, 28), 255, dtype=np.uint8)
     drawn = scenes(0, 200)
-    for i, picture in enumerate(render(drawn, white)):
-        objects = [(NAMES[c], ITEMS[k]) for c, k in zip(drawn.colour[i], drawn.item[i], strict=True)]
-        caption = caption_pair(objects[0], LAYOUTS[drawn.layout[i]], objects[1])
-        first_colour, first_item, words, second_colour, second_item = PAIR.fullmatch(caption).groups()
-        assert ((first_colour, first_item), (second_colour, second_item)) == tuple(objects)
-
-        def centre(colour, picture=picture):
-            return np.argwhere((picture == COLOURS[colour]).all(axis=-1)).mean(axis=0)
-
-        down, right = centre(second_colour) - centre(first_colour)
-        expected = {"to the left of": (0, 16), "to the right of": (0, -16), "above": (16, 0), "below": (-16, 0)}
-        assert (down, right) == expected[words]
+    steps = {"to the left of": (0, 16), "to the right of": (0, -16), "above": (16, 0), "below": (-16, 0)}
+    for scene, picture, (first, second) in zip(drawn, render(drawn, white), world.named_objects(drawn), strict=True):
+        caption = world.caption_pair(first, LAYOUTS[scene["layout"]], second)
+        colour, item, words, second_colour, second_item = PAIR.fullmatch(caption).groups()
+        assert [world.ITEMS.index(item), world.ITEMS.index(second_item)] == scene["item"].tolist()
+        start, end = (np.argwhere((picture == COLOURS[c]).all(axis=-1)).mean(axis=0) for c in (colour, second_colour))
+        assert tuple(end - start) == steps[words]
 
 
 def test_opposite_captions_describe_the_same_picture():
@@ -150,9 +115,6 @@ def test_opposite_captions_describe_the_same_picture():
         there, back = one(layout), one(OPPOSITE[layout], photo=(4, 3), colour=(2, 0))
         np.testing.assert_array_equal(render(there, PHOTOS), render(back, PHOTOS))
         assert OPPOSITE[OPPOSITE[layout]] == layout != OPPOSITE[layout]
-
-
-# Photographs
 
 
 def write_idx(folder, part, n=10_000, n_labels=None, suffix=""):
@@ -211,27 +173,24 @@ def test_missing_files_say_how_to_get_them(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"t10k-images-idx3-ubyte\[.gz\]"):
         load_photos("tune", tmp_path)
     monkeypatch.delenv("DIFFCLF_FASHION_MNIST", raising=False)
-    monkeypatch.setattr(photos_module, "_HUB_ID", "no/such-data-set")
-    with pytest.raises(FileNotFoundError, match="no/such-data-set"):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(FileNotFoundError, match="install `datasets` .*zalando-datasets/fashion_mnist"):
         load_photos("train")
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize(
-    "damage", [lambda content: content[:-100], lambda content: content[:6], lambda content: b"PNG!" + content[4:]]
-)
-def test_damaged_files_are_named(tmp_path, damage, suffix):
-    folder = write_idx(tmp_path, "train", n=20, suffix=suffix)
-    file = folder / f"train-images-idx3-ubyte{suffix}"
-    file.write_bytes(damage(file.read_bytes()))
+@pytest.mark.parametrize(("start", "kept"), [(b"", -100), (b"", 6), (b"PNG!", None)])
+def test_damaged_files_are_named(tmp_path, start, kept, suffix):
+    file = write_idx(tmp_path, "train", n=20, suffix=suffix) / f"train-images-idx3-ubyte{suffix}"
+    file.write_bytes((start + file.read_bytes()[len(start) :])[:kept])
     with pytest.raises(ValueError, match=re.escape(str(file))):
-        load_photos("train", folder)
+        load_photos("train", tmp_path)
 
 
 def test_a_file_with_other_contents_is_named(tmp_path):
-    folder = write_idx(tmp_path / "a", "train", n=20, n_labels=19)
+    write_idx(tmp_path, "train", n=20, n_labels=19)
     with pytest.raises(ValueError, match="20 photographs, got 19 labels"):
-        load_photos("train", folder)
-    folder = write_idx(tmp_path / "b", "t10k", n=3000)
+        load_photos("train", tmp_path)
+    write_idx(tmp_path, "t10k", n=3000)
     with pytest.raises(ValueError, match="10000 photographs, got 3000"):
-        load_photos("tune", folder)
+        load_photos("tune", tmp_path)

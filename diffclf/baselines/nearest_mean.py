@@ -18,12 +18,7 @@ __all__ = ["NearestMean", "learn_nearest_mean"]
 
 @dataclass(frozen=True, eq=False)
 class NearestMean:
-    """A `Scorer` of classes.
-
-    Attributes:
-        means: (n_classes, 3 S S) float32, the mean pixels of each class.
-        name: what tables and figures call it.
-    """
+    """A `Scorer` by the mean pixels of each class, (n_classes, 3 S S) float32."""
 
     means: NDArray[np.float32]
     name: str = "nearest mean"
@@ -34,11 +29,7 @@ class NearestMean:
 
 
 def learn_nearest_mean(data: ImageSet, image_size: int = 32) -> NearestMean:
-    """Return the classifier of a labelled set.
-
-    Args:
-        data: images to learn from, at least one of each class; no image of them should be scored.
-        image_size: side of the pixels it will be given.
+    """Return the classifier of images with labels; no image of them should be scored.
 
     Raises:
         ValueError: a class has no image.

@@ -8,18 +8,13 @@ from torch.utils.benchmark import timer
 __all__ = ["Comparison", "compare"]
 
 Comparison = dict[str, dict[str, float]]  # name of an act -> what was measured of it
-MEASURES = ("seconds", "speedup", "least", "largest")
 
 
 def compare(acts: Mapping[str, Callable[[], object]], units: Sequence[float], n_rounds: int) -> Comparison:
-    """Time acts in turn, after one run of each that does not count.
+    """Time n_rounds runs of acts in turn, after one run of each that does not count.
 
-    A slow moment of the machine disturbs all acts of a round alike. `timer` waits for the device.
-
-    Args:
-        acts: name -> act.
-        units: (n_acts,) units of work that one run of each act does: images, or denoiser evaluations.
-        n_rounds: runs of each act.
+    A slow moment of the machine disturbs all acts of a round alike. `timer` waits for the device. One run of an act
+    does that many `units` (n_acts,) of work: images, or denoiser evaluations.
 
     Returns:
         For each act its median of the seconds per unit, and the median, the least and the largest of its speed-up: the
@@ -35,5 +30,10 @@ def compare(acts: Mapping[str, Callable[[], object]], units: Sequence[float], n_
             row[place] = timer()
     seconds = np.diff(clock, axis=1) / units
     ratios = seconds[:, :1] / seconds
-    found = np.stack([np.median(seconds, axis=0), np.median(ratios, axis=0), ratios.min(axis=0), ratios.max(axis=0)])
-    return {name: dict(zip(MEASURES, own, strict=True)) for name, own in zip(acts, found.T.tolist(), strict=True)}
+    measures = {
+        "seconds": np.median(seconds, axis=0),
+        "speedup": np.median(ratios, axis=0),
+        "least": ratios.min(axis=0),
+        "largest": ratios.max(axis=0),
+    }
+    return {name: {key: float(found[i]) for key, found in measures.items()} for i, name in enumerate(acts)}

@@ -23,15 +23,7 @@ __all__ = ["plain_loop"]
 def plain_loop(
     model: DiffusionModel, x0: Tensor, cond: Conditioning, trials: Trials, staged: Staged, batch_size: int = 32
 ) -> tuple[int, NDArray[np.float32]]:
-    """Classify one image.
-
-    Args:
-        model: the model.
-        x0: (1, C, H, W) clean latent.
-        cond: conditionings of the prompts.
-        trials: the image's, those of `staged.trial_list()`.
-        staged: trials and prompts of each stage.
-        batch_size: evaluations per forward pass.
+    """Classify the image of a clean latent x0 (1, C, H, W) with its own trials of `staged.trial_list()`.
 
     Returns:
         The prompt with the lowest mean error, and (n_prompts, n_trials) squared errors, NaN where none was computed.

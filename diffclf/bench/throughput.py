@@ -1,21 +1,26 @@
-"""Seconds per denoiser evaluation: bare forward passes, the plain loop, the evaluator, the evaluator compiled."""
+"""Seconds per denoiser evaluation (bare forward passes, plain loop, evaluator) and per image (plain loop, races)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
+from itertools import cycle
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
 from diffclf.bench.clock import Comparison, compare
 from diffclf.bench.plain_loop import plain_loop
+from diffclf.classifier import DiffusionClassifier
+from diffclf.datasets import ImageSet
 from diffclf.evaluator import Evaluator
+from diffclf.images import load_images, to_pixels
 from diffclf.models.conditioning import Conditioning
 from diffclf.models.protocol import DiffusionModel
-from diffclf.pruning import Staged
-from diffclf.trials import Trials, uniform
+from diffclf.pruning import Staged, Strategy
+from diffclf.trials import Trials, image_key, uniform
 
-__all__ = ["measure_overhead", "measure_throughput"]
+__all__ = ["measure_overhead", "measure_throughput", "time_races"]
 
 N_PROMPTS, N_BATCHES = 10, 4
 
@@ -29,15 +34,11 @@ def _problem(model: DiffusionModel, n: int) -> tuple[torch.Tensor, Conditioning,
     return trials.noise([0]).to(model.device), model.encode_prompts(prompts), trials, triples
 
 
+@torch.inference_mode()
 def measure_overhead(model: DiffusionModel, n_pairs: int = 11, batch_size: int | None = None) -> Comparison:
     """Return seconds per evaluation of the evaluator and of bare forward passes of the network on the same batches.
 
-    The overhead of the evaluator is the speed-up of the bare passes minus 1.
-
-    Args:
-        model: the model; its weights do not matter.
-        n_pairs: interleaved pairs of runs.
-        batch_size: evaluations per forward pass; None: the evaluator's choice.
+    The overhead of the evaluator is the speed-up of the bare passes minus 1. Both run n_pairs times, in turn.
     """
     evaluator = Evaluator(model, ["l2", "l1", "huber"], batch_size)
     n = evaluator.batch_size * N_BATCHES
@@ -47,7 +48,6 @@ def measure_overhead(model: DiffusionModel, n_pairs: int = 11, batch_size: int |
         t = torch.from_numpy(trials.timesteps[part[:, 2]]).to(model.device)
         batches.append((trials.noise(part[:, 2]).to(model.device), t, cond[part[:, 1]]))
 
-    @torch.inference_mode()
     def bare() -> None:
         for batch in batches:
             model.denoise(*batch)
@@ -56,10 +56,26 @@ def measure_overhead(model: DiffusionModel, n_pairs: int = 11, batch_size: int |
     return {name: row | {"batch_size": evaluator.batch_size} for name, row in compare(acts, [n, n], n_pairs).items()}
 
 
+def measure_throughput(
+    plain: DiffusionModel, models: Mapping[str, DiffusionModel], n_rounds: int = 5, n: int = 1024
+) -> Comparison:
+    """Return the speed of the plain loop, and of the evaluator with versions of the model, on the same n evaluations.
+
+    The utilisation is the operations per second over those of a large matrix product on this machine.
+    """
+    x0, cond, trials, triples = _problem(plain, n)
+    acts = {"plain loop": partial(plain_loop, plain, x0, cond, trials, Staged((len(trials),), (1,), "nested"))}
+    for name, model in models.items():
+        acts[name] = partial(Evaluator(model, ["l2"]).errors, x0, cond, [trials], triples)
+    found = compare(acts, [len(trials) * len(cond), *[n] * len(models)], n_rounds)
+    work, machine = _gigaflops(plain)
+    for row in found.values():
+        row |= {"per_second": 1 / row["seconds"], "utilisation": work / row["seconds"] / machine}
+    return found
+
+
 def _gigaflops(model: DiffusionModel, size: int = 2048) -> tuple[float, float]:
     """Return billions of operations of one evaluation, and per second of a matrix product of this size."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     x0, cond, _, _ = _problem(model, 1)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model.denoise(x0, torch.zeros(1, dtype=torch.int64, device=model.device), cond[:1])
@@ -68,26 +84,33 @@ def _gigaflops(model: DiffusionModel, size: int = 2048) -> tuple[float, float]:
     return counter.get_total_flops() / 1e9, 1 / product["seconds"]
 
 
-def measure_throughput(
-    plain: DiffusionModel, models: Mapping[str, DiffusionModel], n_rounds: int = 5, n: int = 1024
+def time_races(
+    model: DiffusionModel,
+    plain: DiffusionModel,
+    data: ImageSet,
+    staged: Staged,
+    strategies: Mapping[str, Strategy],
+    n_rounds: int = 5,
 ) -> Comparison:
-    """Return the speed of the plain loop, and of the evaluator with versions of the model, on the same evaluations.
+    """Return seconds and mean evaluations per image of the plain loop and of strategies.
 
-    The utilisation is the operations per second over those of a large matrix product on this machine.
-
-    Args:
-        plain: runs the plain loop.
-        models: name -> model that the evaluator runs, compiled or not.
-        n_rounds: interleaved rounds.
-        n: evaluations per run.
+    In each round the plain loop, with the model `plain` and the stages `staged`, classifies the next image; each
+    strategy classifies all images with `model`, which may be compiled.
     """
-    x0, cond, trials, triples = _problem(plain, n)
-    one_stage = Staged((len(trials),), (1,), "nested")
-    acts: dict[str, Callable[[], object]] = {"plain loop": lambda: plain_loop(plain, x0, cond, trials, one_stage)}
-    for name, model in models.items():
-        acts[name] = partial(Evaluator(model, ["l2"]).errors, x0, cond, [trials], triples)
-    found = compare(acts, [len(trials) * len(cond), *[n] * len(models)], n_rounds)
-    work, machine = _gigaflops(plain)
-    for row in found.values():
-        row |= {"per_second": 1 / row["seconds"], "utilisation": work / row["seconds"] / machine}
-    return found
+    cond = plain.encode_prompts(data.prompts_for(plain))
+    spent = {"plain loop": float(staged.evaluations(len(cond)))}
+    images = cycle(data.images)
+
+    def plainly() -> None:
+        pixels = to_pixels(load_images([next(images)])[0], plain.image_size)
+        trials = Trials(staged.trial_list(len(plain.schedule)), 0, image_key(pixels), plain.latent_shape)
+        plain_loop(plain, plain.encode_images(pixels[None]), cond, trials, staged)
+
+    def classify(name: str, classifier: DiffusionClassifier) -> None:
+        spent[name] = sum(table.n_evaluations for table in classifier.error_tables(data.images)) / len(data)
+
+    acts, prompts = {"plain loop": plainly}, data.prompts if plain.labels is None else data.classnames
+    for name, strategy in strategies.items():
+        acts[name] = partial(classify, name, DiffusionClassifier(model, prompts, pruning=strategy))
+    found = compare(acts, [1, *[len(data)] * len(strategies)], n_rounds)
+    return {name: row | {"evaluations": spent[name]} for name, row in found.items()}

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-from diffclf.bench.races import time_races
-from diffclf.bench.throughput import measure_overhead, measure_throughput
-from diffclf.commands.options import count
+from diffclf.bench.throughput import measure_overhead, measure_throughput, time_races
+from diffclf.commands.options import columns, count
 from diffclf.datasets import load_dataset
 from diffclf.experiments.study import read_study, strategy_rows, write_study
 from diffclf.experiments.tasks import TASKS, races
@@ -77,10 +76,9 @@ def _more_measurements(args: argparse.Namespace, model: DiffusionModel) -> dict[
     return found
 
 
-def _table(rows: dict[str, Any]) -> str:
+def _table(rows: dict[str, dict[str, Any]]) -> str:
     """Return the rows as text."""
     lines = [["", *next(iter(rows.values()))]]
     for name, row in rows.items():
         lines.append([name, *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values())])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+    return columns(lines)

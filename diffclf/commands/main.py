@@ -13,6 +13,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
+from typing_extensions import override
+
 __all__ = ["build_parser", "main"]
 
 COMMANDS = {
@@ -29,40 +31,47 @@ COMMANDS = {
 """Command -> what it is for. Its module, diffclf.commands.COMMAND, has add_arguments(parser) and run(args)."""
 
 
-class UsageError(ValueError):
-    """The command line itself is wrong."""
-
-
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises UsageError."""
+    """A parser that raises ValueError; `main` itself looks for --debug."""
 
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options, allow_abbrev=False)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    @override
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see `{self.prog} --help`)")
+        raise ValueError(f"{message} (see `{self.prog} --help`)")
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Return the parser with the names of all commands, and with the arguments of one command.
 
     Raises:
-        UsageError: the command needs a package that is not installed.
+        ValueError: the command needs a package that is not installed.
     """
-    parser = _Parser(
-        prog="diffclf",
-        description="Classify images with a conditional diffusion model, and reproduce the paper that showed how.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    description = "Classify images with a conditional diffusion model, and reproduce the paper that showed how."
+    parser = _Parser(prog="diffclf", description=description)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
-        sub = commands.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
-        )
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
+        sub = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == command:
             loaded = _import(name)
             loaded.add_arguments(sub)
             sub.set_defaults(run=loaded.run)
     return parser
+
+
+def _import(command: str) -> ModuleType:
+    """Import the module of a command, or say which package it lacks."""
+    try:
+        return import_module(f"diffclf.commands.{command}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "diffclf":
+            raise
+        raise ValueError(
+            f"`diffclf {command}` needs the package {error.name}, which is not installed: "
+            "pip install 'diffclf[notebooks,report]'"
+        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,15 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ArithmeticError) as error:
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"diffclf: error: {' '.join(_words(error).split()) or type(error).__name__}", file=sys.stderr)
+        of_file = isinstance(error, OSError) and error.strerror and error.filename is not None
+        message = f"{error.filename}: {error.strerror}" if of_file else str(error)
+        print(f"diffclf: error: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
         return 2
-
-
-def _words(error: Exception) -> str:
-    """Return an error's message; the system's own errors without their number."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{os.fsencode(error.filename).decode('utf-8', 'backslashreplace')}: {error.strerror}"
-    return str(error)
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -105,16 +109,3 @@ def _run(argv: Sequence[str]) -> int:
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     return args.run(args)
-
-
-def _import(command: str) -> ModuleType:
-    """Import the module of a command, or say which package it lacks."""
-    try:
-        return import_module(f"diffclf.commands.{command}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "diffclf":
-            raise
-        raise UsageError(
-            f"`diffclf {command}` needs the package {error.name}, which is not installed: "
-            "pip install 'diffclf[notebooks,report]'"
-        ) from error

@@ -21,17 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `diffclf measure`: about four million denoiser evaluations of mini-sd, an hour on two CPU cores.
-
-    Raises:
-        ValueError: no --out for a version, which has no card.
-    """
+    """Run `diffclf measure`: about four million denoiser evaluations of mini-sd, an hour on two CPU cores."""
     folder = data_dir() / "models" / args.name
     if args.out is None and "@" in args.name:
         raise ValueError(f"--out must be given for a version along the training, {args.name}, which has no card")
-    measure(
-        load_model(args.name, compile=args.compile), args.out or folder / "measures.json", args.images, args.exhaustive
-    )
+    model = load_model(args.name, compile=args.compile)
+    measure(model, args.out or folder / "measures.json", args.images, args.exhaustive)
     if args.out is None:
         write_card(folder)
         print(f"wrote {folder / 'README.md'}")

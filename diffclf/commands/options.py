@@ -1,14 +1,15 @@
-"""The options that several commands share: what determines a classifier, and numbers checked as they are read."""
+"""What `classify`, `evaluate` and `bench` share: options, the classifier that they determine, and columns of text."""
 
 import argparse
+from collections.abc import Sequence
 
 from diffclf.classifier import DiffusionClassifier
 from diffclf.evaluator import LOSSES
 from diffclf.models import load_model
-from diffclf.prompts import TEMPLATE
+from diffclf.prompts import TEMPLATE, prompts_from_labels, read_prompts
 from diffclf.pruning import Exhaustive, Racing, Staged, Strategy
 
-__all__ = ["add_classifier_arguments", "count", "make_classifier", "make_pruning"]
+__all__ = ["add_classifier_arguments", "columns", "count", "make_classifier", "make_prompts", "make_pruning"]
 
 
 def count(text: str) -> int:
@@ -28,7 +29,7 @@ def positive(text: str) -> float:
 
 
 def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that determine a classifier."""
+    """Declare the options that determine a classifier; its classes are the caller's."""
     add = parser.add_argument
     add("--template", metavar="TEXT", help=f'prompt of a label, {{}} is its place (default "{TEMPLATE}")')
     add("--model", default="mini-sd", metavar="NAME", help="built-in name, directory or hub id (default %(default)s)")
@@ -39,46 +40,33 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", help="float32, float16 or bfloat16 (default: float16 on cuda, else float32)")
     add("--compile", action="store_true", help="compile the network: a minute first, then faster; for many images")
     add("--batch-size", type=count, metavar="B", help="denoiser evaluations at a time (default: chosen)")
-    _add_budget_arguments(parser)
-
-
-def _add_budget_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that determine the pruning strategy."""
-    group = parser.add_argument_group(
+    add("--json", action="store_true", help="print all results as JSON")
+    add = parser.add_argument_group(
         "budget", "Default: a race, at most 128 timesteps per class, that drops classes as soon as they are behind."
-    )
-    add = group.add_argument
-    add("--budget", type=int, metavar="E", help="denoiser evaluations that the race may spend on an image")
-    add(
-        "--confidence",
-        type=float,
-        metavar="P",
-        help="probability that the race keeps the best class (default: calibrated for the model, else 0.99)",
-    )
-    add(
-        *("--trials", "--n-samples", "--n_samples"),
-        dest="trials",
-        nargs="+",
-        type=int,
-        metavar="N",
-        help="timesteps per class; several numbers: after each stage, with --keep",
-    )
-    add(
-        *("--keep", "--to-keep", "--to_keep"),
-        dest="keep",
-        nargs="+",
-        type=int,
-        metavar="K",
-        help="prompts that survive each stage; the last is 1",
-    )
-    add(
-        *("--repeats", "--n-trials", "--n_trials"),
-        dest="repeats",
-        type=int,
-        default=1,
-        metavar="R",
-        help="noises per timestep (default %(default)s)",
-    )
+    ).add_argument
+    add("--budget", type=count, metavar="E", help="denoiser evaluations that the race may spend on an image")
+    confidence = "probability that the race keeps the best class (default: the model's calibrated threshold, else 0.99)"
+    add("--confidence", type=float, metavar="P", help=confidence)
+    trials = "timesteps per class; several numbers: after each stage, with --keep"
+    add("--trials", "--n-samples", "--n_samples", nargs="+", type=count, metavar="N", help=trials)
+    keep = "prompts that survive each stage; the last is 1"
+    add("--keep", "--to-keep", "--to_keep", nargs="+", type=count, metavar="K", help=keep)
+    repeats = "noises per timestep (default %(default)s)"
+    add("--repeats", "--n-trials", "--n_trials", type=count, default=1, metavar="R", help=repeats)
+
+
+def make_prompts(args: argparse.Namespace, labels: Sequence[str] | None) -> list[tuple[str, str]] | None:
+    """Return the (prompt, classname) pairs of --prompts, else those of the labels; None without either.
+
+    Raises:
+        ValueError: bad labels, template or file, or --template with --prompts.
+        OSError: the file cannot be read.
+    """
+    if args.prompts is None:
+        return None if labels is None else prompts_from_labels(labels, args.template or TEMPLATE)
+    if args.template is not None:
+        raise ValueError("--template is for labels, a file of --prompts has whole prompts; got both")
+    return read_prompts(args.prompts)
 
 
 def make_pruning(args: argparse.Namespace) -> Strategy:
@@ -91,27 +79,19 @@ def make_pruning(args: argparse.Namespace) -> Strategy:
         if args.keep is not None:
             raise ValueError(f"keep needs trials, got keep {args.keep} alone")
         return Racing(budget=args.budget, confidence=args.confidence, repeats=args.repeats)
-    for name in ("budget", "confidence"):
-        if getattr(args, name) is not None:
-            raise ValueError(f"{name} is for the race, which --trials replaces; got both")
+    if args.budget is not None or args.confidence is not None:
+        raise ValueError("budget and confidence are for the race, which --trials replaces; got both")
     if args.keep is not None:
         return Staged(tuple(args.trials), tuple(args.keep), repeats=args.repeats)
     if len(args.trials) > 1:
         raise ValueError(f"trials of several stages need keep, with one number each, got trials {args.trials} alone")
-    if args.trials[0] < 1:  # Exhaustive calls this number n
-        raise ValueError(f"trials must be at least 1, got {args.trials[0]}")
     return Exhaustive(args.trials[0], repeats=args.repeats)
 
 
 def make_classifier(
     args: argparse.Namespace, prompts: list[tuple[str, str]] | None, pruning: Strategy
 ) -> DiffusionClassifier:
-    """Load the model and return the classifier.
-
-    Args:
-        args: parsed options.
-        prompts: (prompt, classname) pairs; None for all labels of a class-conditional model.
-        pruning: the strategy.
+    """Load the model and return the classifier; prompts None: all labels of a class-conditional model.
 
     Raises:
         ValueError: the model cannot be loaded, or it does not go with the other options.
@@ -123,13 +103,11 @@ def make_classifier(
         if args.template is not None or args.prompts is not None:
             raise ValueError(f"{args.model} knows classes and no text: use --labels without --template, or neither")
         prompts = prompts and [classname for _, classname in prompts]
-    return DiffusionClassifier(
-        model,
-        prompts,
-        pruning=pruning,
-        loss=args.loss,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        temperature=args.temperature,
-        progress=True,
-    )
+    options = {name: getattr(args, name) for name in ("loss", "seed", "batch_size", "temperature")}
+    return DiffusionClassifier(model, prompts, pruning=pruning, progress=True, **options)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as text in columns: the first column starts at the left, the others end at the right."""
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join("  ".join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in rows)

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from diffclf.workbook.reference import copy_reference
+from diffclf.workbook.results import copy_reference
 
 __all__ = ["add_arguments", "run"]
 

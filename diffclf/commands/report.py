@@ -3,16 +3,15 @@
 import argparse
 import os
 
-from diffclf.workbook.report import build_report
+from diffclf.workbook.report.build import build_report
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of `diffclf report`."""
-    parser.add_argument(
-        "--profile", default="", help="smoke, mini, full or paper (default: $DIFFCLF_PROFILE, else mini)"
-    )
+    profile_help = "smoke, mini, full or paper (default: $DIFFCLF_PROFILE, else mini)"
+    parser.add_argument("--profile", default="", help=profile_help)
     parser.add_argument("--strict", action="store_true", help="fail on a warning")
 
 

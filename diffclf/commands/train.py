@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from diffclf.mini.recipe import Job
 from diffclf.mini.recipes import RECIPES
+from diffclf.mini.training import Job
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,21 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `diffclf train`: one to two hours with the defaults."""
     torch.set_num_threads(args.threads)
-    recipe = RECIPES[args.name]
-    work = args.work or Path("runs") / args.name
-    out = args.out or Path("runs") / args.name / "pipeline"
+    recipe, work = RECIPES[args.name], args.work or Path("runs", args.name)
+    out = args.out or Path("runs", args.name, "pipeline")
     print(f"training {args.name}: about {recipe.hours} hours on one thread of a CPU; {work} keeps checkpoints")
-    job = Job(
-        out=out,
-        work=work,
-        photo_folder=args.fashion_mnist,
-        n_samples=args.samples,
-        seed=args.seed,
-        start_from=args.start_from,
-        scale=args.scale,
-    )
-    recipe.train(job)
-    (out / "training").mkdir(parents=True, exist_ok=True)
+    recipe.train(Job(out, work, args.fashion_mnist, args.samples, args.seed, args.start_from, args.scale))
+    (out / "training").mkdir(exist_ok=True)
     for log in work.glob("*.csv"):
         shutil.copy(log, out / "training")
     print(f"the model is in {out}; copied to data/models/{args.name}, `diffclf measure {args.name}` writes its card")

@@ -1,64 +1,82 @@
-"""The embedded class sets: scenes of one tinted Fashion-MNIST photograph, never seen in training."""
+"""The embedded sets: scenes of Fashion-MNIST photographs never seen in training, and what is asked about them.
+
+Class sets have one tinted photograph per image and a prompt per class:
+
+    mini-items            10 classes, "a photo of a sneaker", in colours seen with the item in training
+    mini-coloured-items   60 classes, "a photo of a red sneaker", held-out combinations included
+
+Caption sets ask which of several captions describes the scene; the first caption of each image is the true one. They
+measure what a model knows of colour, binding and relation, and play the part of Winoground's pairs:
+
+    mini-colour           one item, six captions that differ in the colour: "a photo of a red sneaker"
+    mini-binding          two objects, the true caption and the one with the colours swapped
+    mini-relation         two objects, the true caption and the one with the opposite relation (left - right, ...)
+"""
 
 import numpy as np
 
+from diffclf.datasets import world
 from diffclf.datasets.imageset import ImageSet, n_taken
 from diffclf.datasets.photos import load_photos
-from diffclf.datasets.world import COLOURS, ITEMS, Scenes, caption_single, held_out_mask, render
+from diffclf.datasets.world import COLOURS, ITEMS, LAYOUTS, caption_pair, caption_single
 
-__all__ = ["EMBEDDED", "load_embedded", "single_scenes"]
+__all__ = ["CAPTION_SETS", "CLASS_SETS", "load_embedded"]
 
-EMBEDDED = ("mini-items", "mini-coloured-items")
-
-
-def single_scenes(labels: np.ndarray, n_images: int | None, seed: int, held_out: bool | None = False) -> Scenes:
-    """Return scenes of one item each, every photograph at most once; the first n are the same for every larger n.
-
-    Args:
-        labels: (n_photos,) labels of the photographs.
-        n_images: how many; None for all.
-        seed: seed of the order and of the colours.
-        held_out: False for combinations seen in training, True for held-out ones only, None for all.
-
-    Raises:
-        ValueError: more images than there are photographs with a possible colour.
-    """
-    rng = np.random.default_rng([seed, 5])
-    photo = rng.permutation(len(labels))
-    mask = held_out_mask()
-    allowed = np.ones_like(mask) if held_out is None else mask == held_out
-    colour = (allowed[:, labels[photo]].T * rng.random((len(photo), len(COLOURS)))).argmax(axis=1)
-    possible = np.flatnonzero(allowed[colour, labels[photo]])
-    chosen = possible[: n_taken(n_images, len(possible))]
-    photo, colour = photo[chosen], colour[chosen]
-    twice = (np.stack([column, column], axis=1) for column in (photo, labels[photo], colour))
-    return Scenes(*twice, np.full(len(photo), -1))
+CLASS_SETS = ("mini-items", "mini-coloured-items")
+CAPTION_SETS = ("mini-colour", "mini-binding", "mini-relation")
+BLOCK = 1000  # pairs are drawn in blocks of this size, so that a smaller set is the beginning of a larger one
 
 
 def load_embedded(name: str, split: str = "test", n_images: int | None = None, seed: int = 0) -> ImageSet:
-    """Return one of the embedded class sets.
-
-    "mini-items" has 10 classes, "a photo of a sneaker", colours seen with the item in training; "mini-coloured-items"
-    has 60, "a photo of a red sneaker", held-out combinations included.
+    """Return one of the embedded sets.
 
     Args:
-        name: one of `EMBEDDED`.
+        name: one of `CLASS_SETS` or `CAPTION_SETS`.
         split: "tune", "test", "v2" or "pool".
-        n_images: how many; None for all of the split.
+        n_images: how many, at most the photographs of the split; None for as many.
         seed: seed of the choice of photographs and colours.
 
     Raises:
         ValueError: unknown name or split, or too many images.
     """
-    if name not in EMBEDDED:
-        raise ValueError(f"embedded data set must be one of {EMBEDDED}, got {name!r}")
+    if name not in (*CLASS_SETS, *CAPTION_SETS):
+        raise ValueError(f"embedded data set must be one of {[*CLASS_SETS, *CAPTION_SETS]}, got {name!r}")
     photos, labels = load_photos(split)
-    coloured = name == "mini-coloured-items"
-    scenes = single_scenes(labels, n_images, seed, held_out=None if coloured else False)
-    if coloured:
-        prompts = {f"{c} {item}": caption_single(item, c) for c in COLOURS for item in ITEMS}
-        classes = scenes.colour[:, 0] * len(ITEMS) + scenes.item[:, 0]
+    n_images = n_taken(n_images, len(labels))
+    if name in ("mini-binding", "mini-relation"):
+        rng = np.random.default_rng([seed, 7])
+        blocks = [world.sample_scenes(labels, 0, BLOCK, rng=rng) for _ in range(0, n_images, BLOCK)]
+        scenes = np.concatenate(blocks)[:n_images]
     else:
+        scenes = _singles(labels, seed, held_out=name != "mini-items")[:n_images]
+    images, groups = list(world.render(scenes, photos)), scenes["photo"][:, 0]
+    if name in CAPTION_SETS:
+        pairs = zip(world.named_objects(scenes), scenes["layout"], strict=True)
+        captions = [_captions(name, *objects, LAYOUTS[layout]) for objects, layout in pairs]
+        return ImageSet(name, images, np.zeros(len(images), dtype=np.int64), (), {}, groups, captions)
+    classes = scenes["item"][:, 0]
+    if name == "mini-items":
         prompts = {item: caption_single(item) for item in ITEMS}
-        classes = scenes.item[:, 0]
-    return ImageSet(name, list(render(scenes, photos)), classes, tuple(prompts), prompts, scenes.photo[:, 0])
+    else:
+        prompts = {f"{colour} {item}": caption_single(item, colour) for colour in COLOURS for item in ITEMS}
+        classes = scenes["colour"][:, 0] * len(ITEMS) + classes
+    return ImageSet(name, images, classes, tuple(prompts), prompts, groups)
+
+
+def _singles(labels: np.ndarray, seed: int, held_out: bool) -> np.ndarray:
+    """Return a scene of each photograph, held-out combinations included or not, in random order."""
+    rng = np.random.default_rng([seed, 5])
+    photo = rng.permutation(len(labels))
+    colour = world.draw_colours(labels[photo], held_out | ~world.held_out_mask(), rng)
+    return world.make_scenes(np.stack([photo] * 2, 1), labels, np.stack([colour] * 2, 1), np.full(len(photo), -1))
+
+
+def _captions(name: str, first: tuple[str, str], second: tuple[str, str], layout: str) -> list[str]:
+    """Return the true caption of two (colour, item) objects, then the false ones; a single has its object twice."""
+    (colour, item), (second_colour, second_item) = first, second
+    if name == "mini-colour":
+        return [caption_single(item, c) for c in (colour, *(other for other in COLOURS if other != colour))]
+    true = caption_pair(first, layout, second)
+    if name == "mini-binding":
+        return [true, caption_pair((second_colour, item), layout, (colour, second_item))]
+    return [true, caption_pair(first, world.OPPOSITE[layout], second)]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffclf.datasets.imageset import ImageSet, n_taken
 from diffclf.images import load_images
-from diffclf.prompts import TEMPLATE, prompts_from_labels
+from diffclf.prompts import prompts_from_labels
 
 __all__ = ["ClassFolder", "FolderImage", "balanced_order", "check_images", "halves", "load_folder", "shown"]
 
@@ -27,9 +27,6 @@ class ClassFolder:
     """The images of a folder with one sub-folder per class, in the order of their names.
 
     Images may lie deeper than the class's own sub-folder. Hidden files and folders do not count.
-
-    Args:
-        path: the folder.
 
     Attributes:
         path: the folder.
@@ -53,15 +50,15 @@ class ClassFolder:
         if not classes:
             raise ValueError(f"{self.path} has no sub-folders, expected one of images per class")
         suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-        self.classnames = tuple(shown(entry.name) for entry in classes)
+        self.classnames = tuple(shown(folder.name) for folder in classes)
         self.images: list[FolderImage] = []
         self.ignored = [entry for entry in entries if not entry.is_dir()]
-        for folder, label in zip(classes, self.classnames, strict=True):
-            for file in _visible_files(folder):
-                if file.suffix.lower() in suffixes:
-                    self.images.append(FolderImage(shown(file.relative_to(self.path).as_posix()), file, label))
-                else:
-                    self.ignored.append(file)
+        for file in (file for folder in classes for file in _visible_files(folder)):
+            name = file.relative_to(self.path)
+            if file.suffix.lower() in suffixes:
+                self.images.append(FolderImage(shown(name.as_posix()), file, shown(name.parts[0])))
+            else:
+                self.ignored.append(file)
         if not self.images:
             raise ValueError(f"{self.path} has no images in its sub-folders ({', '.join(self.classnames)})")
 
@@ -69,12 +66,8 @@ class ClassFolder:
 def _visible_files(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder that are not hidden, sorted by path."""
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _visible_files(entry)
-        else:
-            yield entry
+        if not entry.name.startswith("."):
+            yield from _visible_files(entry) if entry.is_dir() else [entry]
 
 
 def shown(name: str | os.PathLike) -> str:
@@ -114,18 +107,13 @@ def balanced_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def halves(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the positions of the tune and of the test half of each class; the choice is the same at all times.
-
-    Test has the extra image of a class with an odd number, so a class with one image is in test alone.
-    """
+    """Return the positions of the tune and the test half of each class, always the same; test has the odd image."""
     shuffled = np.random.default_rng(8).permutation(len(labels))
     odd = _rank(labels, shuffled) % 2 == 1
     return {"tune": np.flatnonzero(odd), "test": np.flatnonzero(~odd)}
 
 
-def load_folder(
-    folder: Path, split: str = "test", n_images: int | None = None, seed: int = 0, template: str = TEMPLATE
-) -> ImageSet:
+def load_folder(folder: Path, split: str = "test", n_images: int | None = None, seed: int = 0) -> ImageSet:
     """Return images below `folder`; class names are the sub-folders' names, underscores read as spaces.
 
     Args:
@@ -133,7 +121,6 @@ def load_folder(
         split: "tune" or "test", one half of each class (`halves`), or "all".
         n_images: how many, the classes in nearly equal numbers; None for all of the split.
         seed: seed of the order. The halves do not depend on it.
-        template: the prompt, {} standing for the class name.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -143,7 +130,7 @@ def load_folder(
         raise ValueError(f"split of a folder must be 'tune', 'test' or 'all', got {split!r}")
     found = ClassFolder(folder)
     classnames = tuple(name.replace("_", " ") for name in found.classnames)
-    prompts = {name: prompt for prompt, name in prompts_from_labels(classnames, template)}
+    prompts = {name: prompt for prompt, name in prompts_from_labels(classnames)}
     labels = np.array([found.classnames.index(image.label) for image in found.images])
     part = np.arange(len(labels)) if split == "all" else halves(labels)[split]
     order = part[balanced_order(labels[part], seed)[: n_taken(n_images, len(part))]]

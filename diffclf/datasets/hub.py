@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,14 +10,13 @@ from diffclf.datasets.imageset import ImageSet, n_taken
 __all__ = ["HUB", "HubSource", "load_hub"]
 
 
-@dataclass(frozen=True)
-class HubSource:
-    """Where a data set is and how its classes are asked about.
+class HubSource(NamedTuple):
+    """Where a data set is on the hub, what must be in it, and how its classes are asked about.
 
     Attributes:
         repo: id on the hub.
-        splits: "tune" and "test" -> name of the hub's split and the images in it, checked when it is loaded.
-        n_classes: classes, checked likewise.
+        splits: "tune" and "test" -> name of the hub's split and the images in it.
+        n_classes: number of classes.
         template: the prompt, {} standing for the class name.
         licence: as stated on the hub.
     """
@@ -32,22 +31,18 @@ class HubSource:
 HUB = {
     "pets": HubSource(
         "timm/oxford-iiit-pet",
-        {"tune": ("train", 3680), "test": ("test", 3669)},
+        splits={"tune": ("train", 3680), "test": ("test", 3669)},
         n_classes=37,
         template="a photo of a {}, a type of pet",
         licence="CC-BY-SA-4.0",
-    ),
+    )
 }
 
 
 def load_hub(name: str, split: str = "test", n_images: int | None = None, seed: int = 0) -> ImageSet:
     """Download (once) and return a data set of the hub, the classes in nearly equal numbers.
 
-    Args:
-        name: a key of `HUB`.
-        split: "tune" (the hub's training split, which a zero-shot classifier does not need) or "test".
-        n_images: how many; None for all of the split.
-        seed: seed of the order.
+    Arguments as for `load_dataset`; "tune" is the hub's training split, which a zero-shot classifier does not need.
 
     Raises:
         ModuleNotFoundError: the package `datasets` is not installed.
@@ -61,9 +56,8 @@ def load_hub(name: str, split: str = "test", n_images: int | None = None, seed: 
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"data set {name!r} needs the package `datasets`: pip install 'diffclf[data]'"
-        ) from error
+        message = f"data set {name!r} needs the package `datasets`: pip install 'diffclf[data]'"
+        raise ModuleNotFoundError(message) from error
     try:
         table = datasets.load_dataset(source.repo, split=hub_split)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:

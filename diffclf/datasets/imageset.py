@@ -46,11 +46,9 @@ class ImageSet:
 
 
 def n_taken(n_images: int | None, n: int) -> int:
-    """Return how many of n images to take, all of them for None.
-
-    Raises:
-        ValueError: n_images is not in 1..n.
-    """
-    if n_images is not None and not 1 <= n_images <= n:
+    """Return how many of n images to take, all of them for None; ValueError unless 1 <= n_images <= n."""
+    if n_images is None:
+        return n
+    if not 1 <= n_images <= n:
         raise ValueError(f"n_images must lie in 1..{n}, got {n_images}")
-    return n if n_images is None else n_images
+    return n_images

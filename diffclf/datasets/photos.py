@@ -14,12 +14,7 @@ from diffclf.paths import data_dir
 
 __all__ = ["SPLITS", "load_photos"]
 
-SPLITS = {
-    "tune": range(0, 2000),
-    "test": range(2000, 4000),
-    "v2": range(4000, 5000),
-    "pool": range(5000, 10000),
-}
+SPLITS = {"tune": slice(0, 2000), "test": slice(2000, 4000), "v2": slice(4000, 5000), "pool": slice(5000, 10_000)}
 """Parts of the test file by index; nothing is ever chosen on "test"."""
 
 _HUB_ID = "zalando-datasets/fashion_mnist"
@@ -32,11 +27,7 @@ _HELP = (
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """Read one IDX file of unsigned bytes, gzip-compressed or not.
-
-    Raises:
-        ValueError: the file is not an IDX file of bytes, or is cut short.
-    """
+    """Read one IDX file of unsigned bytes, gzip-compressed or not; ValueError for a damaged file."""
     raw = path.read_bytes()
     if path.suffix == ".gz":
         try:
@@ -54,15 +45,12 @@ def _read_idx(path: Path) -> np.ndarray:
 
 
 def load_photos(split: str, folder: str | os.PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Load photographs and their labels.
+    """Return photographs (n, 28, 28) uint8 and their labels (n,) int64 in 0..9.
 
     Args:
         split: "train" (60,000 images), or a part of the test file: "tune", "test", "v2", "pool".
         folder: folder of the IDX files, gzip-compressed or not. By default the embedded test file, and for
             "train" the folder named by $DIFFCLF_FASHION_MNIST or else the Hugging Face hub.
-
-    Returns:
-        Photographs (n, 28, 28) uint8 and labels (n,) int64 in 0..9.
 
     Raises:
         ValueError: unknown split, or a damaged file.
@@ -77,8 +65,7 @@ def load_photos(split: str, folder: str | os.PathLike | None = None) -> tuple[np
     photos, labels = _read_folder(folder, "t10k")
     if len(photos) != SPLITS["pool"].stop:
         raise ValueError(f"the test file in {folder} must hold {SPLITS['pool'].stop} photographs, got {len(photos)}")
-    part = slice(SPLITS[split].start, SPLITS[split].stop)
-    return photos[part], labels[part]
+    return photos[SPLITS[split]], labels[SPLITS[split]]
 
 
 def _read_folder(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,8 @@ of the labels: an image is classified correctly if prompt `labels[image]` wins. 
     errors   (n_images, n_prompts, n_trials) prediction errors, the trials in the order in which they are spent
     labels   (n_images,) positions of the right prompts
     groups   (n_images,) the photograph that each image was made of; None: each of its own
+
+Functions of errors and labels raise a ValueError if an error is missing, or the shapes do not fit.
 """
 
 from collections.abc import Sequence
@@ -33,21 +35,15 @@ __all__ = [
 def _check(errors: NDArray, labels: ArrayLike) -> None:
     """Raise ValueError unless errors are a complete (n_images, n_prompts, n_trials) array with a label per image."""
     if errors.ndim != 3 or len(labels) != len(errors):
-        raise ValueError(
-            f"errors must be (n_images, n_prompts, n_trials) with a label per image, got {errors.shape} "
-            f"and {len(labels)} labels"
-        )
+        shape = f"{errors.shape} and {len(labels)} labels"
+        raise ValueError(f"errors must be (n_images, n_prompts, n_trials) with a label per image, got {shape}")
     if np.isnan(errors).any():
         image, _, trial = np.argwhere(np.isnan(errors))[0]
         raise ValueError(f"errors must be evaluated for all trials used, got NaN at image {image}, trial {trial}")
 
 
 def correct_by_trial(errors: NDArray, labels: ArrayLike) -> NDArray[np.bool_]:
-    """Return which images each trial alone classifies correctly, (n_images, n_trials).
-
-    Raises:
-        ValueError: an error is missing, or the shapes do not fit.
-    """
+    """Return which images each trial alone classifies correctly, (n_images, n_trials)."""
     _check(errors, labels)
     return errors.argmin(axis=1) == np.asarray(labels)[:, None]
 
@@ -56,7 +52,7 @@ def correct_by_budget(errors: NDArray, labels: ArrayLike, budgets: ArrayLike) ->
     """Return which images the first n trials classify correctly, for several n: (n_images, n_budgets).
 
     Raises:
-        ValueError: an error is missing, a budget is out of range, or the shapes do not fit.
+        ValueError: a budget is not in 1..n_trials.
     """
     _check(errors, labels)
     budgets, n_trials = np.asarray(budgets, dtype=np.int64), errors.shape[2]
@@ -66,27 +62,25 @@ def correct_by_budget(errors: NDArray, labels: ArrayLike, budgets: ArrayLike) ->
     return sums.argmin(axis=1) == np.asarray(labels)[:, None]
 
 
-def accuracies(correct: NDArray, groups: NDArray | None = None, level: float = 0.95) -> list[Estimate]:
+def accuracies(correct: NDArray, groups: NDArray | None = None) -> list[Estimate]:
     """Return the mean of each column of (n_images, n) correct answers, or of shares of correct trials.
 
-    The intervals have coverage `level`: Wilson's where images are independent and the answers are yes or no, otherwise
-    a bootstrap over groups.
+    The intervals are Wilson's where images are independent and the answers yes or no, else a bootstrap over groups.
     """
     independent = groups is None or len(np.unique(groups)) == len(correct)
     if independent and correct.dtype == bool:
-        return [proportion(int(column.sum()), len(column), level) for column in correct.T]
-    found = [mean(column, groups=groups, level=level) for column in correct.T]
+        return [proportion(int(column.sum()), len(column)) for column in correct.T]
+    found = [mean(column, groups=groups) for column in correct.T]
     return [Estimate(e.value, max(e.low, 0.0), min(e.high, 1.0), e.level, e.n) for e in found]
 
 
 def average_over_bins(
     correct: NDArray, timesteps: ArrayLike, n_bins: int, n_timesteps: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Average (n_images, n_trials) correct answers over neighbouring timesteps, given in any order.
+    """Average (n_images, n_trials) correct answers over n_bins equal parts of 0 .. T that have a trial.
 
     Returns:
-        (n,) mean timestep of the trials in each bin, increasing, and (n_images, n) share of them that are correct. The
-        n_bins bins divide 0 .. T evenly; bins without a trial are left out.
+        (n,) mean timestep of the trials in each part, increasing, and (n_images, n) share of them that are correct.
     """
     timesteps = np.asarray(timesteps)
     place = timesteps * n_bins // n_timesteps
@@ -95,37 +89,32 @@ def average_over_bins(
     return centres, np.stack([correct[:, place == b].mean(axis=1) for b in filled], axis=1)
 
 
-def plateau(t: ArrayLike, heights: ArrayLike, chance: float, share: float = 0.9) -> tuple[float, float, float]:
+def plateau(t: ArrayLike, heights: ArrayLike, chance: float) -> tuple[float, float, float]:
     """Return the place of a curve's peak, and the first and the last place of the plateau around the peak.
 
     Heights are (n,) accuracies at increasing t. A point belongs to the plateau if its height above chance is at least
-    `share` of the peak's, and so are the heights of all points between.
+    90% of the peak's, and so are the heights of all points between.
     """
     t, heights = np.asarray(t, dtype=float), np.asarray(heights, dtype=float)
     peak = int(heights.argmax())
-    below = np.flatnonzero(heights - chance < share * (heights[peak] - chance))
-    left, right = below[below < peak], below[below > peak]
-    first = left[-1] + 1 if len(left) else 0
-    last = right[0] - 1 if len(right) else len(t) - 1
+    below = np.flatnonzero(heights - chance < 0.9 * (heights[peak] - chance))
+    first = max(below[below < peak], default=-1) + 1
+    last = min(below[below > peak], default=len(t)) - 1
     return float(t[peak]), float(t[first]), float(t[last])
 
 
 def share_above_chance(estimates: Sequence[Estimate], chance: float) -> list[Estimate]:
     """Return accuracies on the scale on which chance is 0 and the highest of them is 1; NaN if none is above chance.
 
-    The intervals are scaled alike. They do not cover the uncertainty of the highest accuracy.
+    The intervals do not cover the uncertainty of the highest accuracy.
     """
-    height = max(estimate.value for estimate in estimates) - chance
-    height = height if height > 0 else float("nan")
+    highest = max(estimate.value for estimate in estimates)
+    height = highest - chance if highest > chance else float("nan")
     return [Estimate(*((number - chance) / height for number in e), e.level, e.n) for e in estimates]
 
 
 def margins(errors: NDArray, labels: ArrayLike) -> NDArray[np.float64]:
-    """Return by how much the right prompt's error lies below the mean of the other prompts', (n_images, n_trials).
-
-    Raises:
-        ValueError: an error is missing, or the shapes do not fit.
-    """
+    """Return by how much the right prompt's error lies below the mean of the other prompts', (n_images, n_trials)."""
     _check(errors, labels)
     errors = errors.astype(np.float64)
     right = errors[np.arange(len(errors)), labels]
@@ -139,9 +128,6 @@ def margin_ratio(margins: NDArray) -> float:
 
 
 def repeat_agreement(errors: NDArray) -> NDArray[np.float64]:
-    """Return the share of pairs of trials that choose the same prompt, (n_images,); NaN if there is only one trial."""
-    n_repeats = errors.shape[2]
-    chosen = errors.argmin(axis=1)
-    same = (chosen[:, :, None] == chosen[:, None, :]).sum(axis=(1, 2)) - n_repeats
-    n_pairs = n_repeats * (n_repeats - 1)
-    return same / n_pairs if n_pairs else np.full(len(errors), np.nan)
+    """Return the share of pairs of two or more trials that choose the same prompt, (n_images,)."""
+    chosen, (first, second) = errors.argmin(axis=1), np.triu_indices(errors.shape[2], 1)
+    return (chosen[:, first] == chosen[:, second]).mean(axis=1)

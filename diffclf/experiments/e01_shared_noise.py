@@ -15,14 +15,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from typing_extensions import override
 
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning import Strategy
-from diffclf.search import ErrorSource, search
+from diffclf.search import ErrorSource, compute_errors, search
 from diffclf.trials import TrialList, Trials
 
-__all__ = ["SHARED", "SharingSource", "difference_variances", "evaluations", "sharing_errors", "variance_ratio"]
+__all__ = [
+    "SHARED",
+    "SharingSource",
+    "difference_variances",
+    "evaluations",
+    "fixed_noise_errors",
+    "sharing_errors",
+    "variance_ratio",
+]
 
 SHARED = ("t and noise", "t only", "nothing")
 """What the classes share."""
@@ -35,14 +44,25 @@ def evaluations(settings: Mapping[str, Any]) -> int:
     return curves + pooled + len(SHARED) * settings["n_classes"] * settings["n_images"] * settings["n_trials"]
 
 
+def fixed_noise_errors(
+    model: DiffusionModel, images: object, prompts: Sequence, timesteps: ArrayLike, n_noises: int, *, seed: int = 0
+) -> NDArray[np.float32]:
+    """Return the squared errors (l2) of images at every timestep, with each of the same few noises (Figure 2).
+
+    Images, prompts and seed are those of `ErrorSource` and `search`.
+
+    Returns:
+        (n_images, n_prompts, n_t, n_noises); its size is the number of denoiser evaluations.
+    """
+    source = ErrorSource(model, prompts, TrialList.every_noise_at(timesteps, n_noises), seed=seed, losses=("l2",))
+    errors = compute_errors(source, images, desc=None)
+    return errors.reshape(*errors.shape[:2], -1, n_noises)
+
+
 def difference_variances(errors: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the variance over noises of the difference of two prompts' errors, on shared noise and on own noises.
 
-    Args:
-        errors: (..., 2, n_t, n_noises) errors of the two prompts on the same noises.
-
-    Returns:
-        Two arrays (..., n_t) of unbiased sample variances; on own noises it is the sum of the prompts' variances.
+    The errors are (..., 2, n_t, n_noises), the variances (..., n_t) and unbiased.
     """
     errors = np.asarray(errors, dtype=np.float64)
     shared = (errors[..., 0, :, :] - errors[..., 1, :, :]).var(axis=-1, ddof=1)
@@ -50,31 +70,21 @@ def difference_variances(errors: NDArray) -> tuple[NDArray[np.float64], NDArray[
 
 
 def variance_ratio(shared: NDArray, own: NDArray) -> float:
-    """Return the median over timesteps of var(own noises) / var(shared noise), the variances averaged over images.
+    """Return the median over timesteps of var(own noises) / var(shared noise), both (n_images, n_t).
 
-    The variances are averaged first, so that a few images with a tiny variance do not decide the result.
-
-    Args:
-        shared: (n_images, n_t) variances of the difference on shared noise.
-        own: (n_images, n_t) on noises of their own.
+    The variances are averaged over images first, so that a few images with a tiny variance do not decide the result.
     """
     return float(np.median(own.mean(axis=0) / shared.mean(axis=0)))
 
 
 class SharingSource(ErrorSource):
-    """Errors on trials that the prompts share in whole, in part or not at all.
+    """Errors (l2) on n_trials trials of each prompt, which the prompts share in whole, in part or not at all.
 
     Timesteps are drawn uniformly and independently, as in Algorithm 1, in all three cases, so that only the sharing
     differs. The first trials of a prompt are the same for every larger n_trials.
 
-    Args:
-        model: the diffusion model.
-        prompts: what `model.encode_prompts` takes.
-        n_trials: trials of each prompt.
-        shared: one of `SHARED`.
-        seed: seed of timesteps and noise.
-
     Attributes:
+        shared: one of `SHARED`.
         own: (n_prompts, n_all) bool, the trials of each prompt: all, or n_trials of n_prompts x n_trials.
 
     Raises:
@@ -84,21 +94,18 @@ class SharingSource(ErrorSource):
     def __init__(self, model: DiffusionModel, prompts: Sequence, n_trials: int, shared: str, *, seed: int = 0) -> None:
         if shared not in SHARED:
             raise ValueError(f"shared must be one of {SHARED}, got {shared!r}")
-        n_prompts = len(prompts)
         self.shared = shared
-        self.own = np.tile(np.eye(n_prompts, dtype=bool), n_trials)
+        self.own = np.tile(np.eye(len(prompts), dtype=bool), n_trials)
         if shared == "t and noise":
-            self.own = np.ones((n_prompts, n_trials), dtype=bool)
+            self.own = np.ones((len(prompts), n_trials), dtype=bool)
         # The timesteps are drawn for each image in trials_of; here only their number counts.
         super().__init__(model, prompts, TrialList(np.zeros(self.own.shape[1])), seed=seed, losses=("l2",))
 
+    @override
     def trials_of(self, key: int) -> Trials:
-        """Return the trials of the image with this key."""
-        n_prompts, n_all = self.own.shape
-        n_drawn = n_prompts * n_all if self.shared == "t and noise" else n_all
-        drawn = np.random.default_rng([self.seed, key]).integers(len(self.model.schedule), size=n_drawn)
-        common = drawn[::n_prompts]  # the first prompt's timesteps
-        timesteps = {"t and noise": common, "t only": np.repeat(common, n_prompts), "nothing": drawn}[self.shared]
+        drawn = np.random.default_rng([self.seed, key]).integers(len(self.model.schedule), size=self.own.sum())
+        common = drawn[:: len(self.own)]  # the first prompt's timesteps
+        timesteps = {"t and noise": common, "t only": np.repeat(common, len(self.own)), "nothing": drawn}[self.shared]
         return Trials(timesteps, self.seed, key, self.model.latent_shape)
 
 
@@ -109,20 +116,18 @@ class _Fixed(Strategy):
     trials: TrialList
     wanted: NDArray[np.bool_]
 
+    @override
     def trial_list(self, n_timesteps: int = 1000) -> TrialList:
         return self.trials
 
+    @override
     def next(self, errors: NDArray) -> NDArray[np.bool_] | None:
         missing = self.wanted & np.isnan(errors)
         return missing if missing.any() else None
-
-    def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
-        return int(self.wanted.sum())
 
 
 def sharing_errors(source: SharingSource, images: object) -> NDArray[np.float32]:
     """Return the squared errors (l2) of every prompt on its own trials: (n_images, n_prompts, n_trials)."""
     strategy = _Fixed(source.trials, source.own)
     tables = search(source, images, strategy, desc=f"shared: {source.shared}")
-    n_prompts = len(source.own)
-    return np.stack([table.errors[source.own].reshape(n_prompts, -1) for table in tables])
+    return np.stack([table.errors[source.own].reshape(len(source.own), -1) for table in tables])

@@ -30,13 +30,7 @@ def evaluations(settings: Mapping[str, Any]) -> int:
 def line_world(
     schedule: NoiseSchedule, classes: Sequence[Sequence[float]] = ((-12, -8, 4), (-4, 8, 12)), width: float = 1.0
 ) -> GaussianMixtureModel:
-    """Return the exact model of classes on a line, each of equally likely bumps.
-
-    Args:
-        schedule: the noise schedule.
-        classes: centres of the bumps of each class.
-        width: standard deviation of each bump.
-    """
+    """Return the exact model of classes on a line: centres of equally likely bumps, all of one standard deviation."""
     centres = [[float(centre)] for bumps in classes for centre in bumps]
     owners = [c for c, bumps in enumerate(classes) for _ in bumps]
     return GaussianMixtureModel(centres, [width**2] * len(centres), classes=owners, schedule=schedule)
@@ -47,12 +41,8 @@ def line_errors(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the squared errors of random points on the line under every class, and the points' own classes.
 
-    Args:
-        world: classes on a line, as many bumps in each.
-        timesteps: (n_trials,) the timestep of each trial.
-        n_points: number of points.
-        one_noise: whether all trials of a point have the same noise.
-        seed: seed of points and noise.
+    The world has as many bumps in each class. The timesteps are those of n_trials trials, each with a noise of its own
+    unless all trials of a point have one noise.
 
     Returns:
         (n_points, n_classes, n_trials) and (n_points,).
@@ -80,15 +70,10 @@ def predict_clean(
 ) -> tuple[Tensor, Tensor]:
     """Noise one latent to several timesteps and predict the clean latent from each, in one step.
 
-    Args:
-        model: the diffusion model.
-        x0: (1, C, H, W) clean latent, on the model's device.
-        eps: (1, C, H, W) noise, the same at all timesteps.
-        timesteps: (n_t,) timesteps at which alpha_t is above 0.
-        cond: conditionings of n_prompts prompts.
+    The latent, on the model's device, and the noise are (1, C, H, W). At every timestep alpha_t must be above 0.
 
     Returns:
-        x_t, (n_t, C, H, W), and x0_hat, (n_prompts, n_t, C, H, W), float32.
+        x_t, (n_t, C, H, W), and x0_hat, (n_prompts, n_t, C, H, W), float32, for each row of cond.
     """
     schedule, t = model.schedule.to(model.device), torch.tensor(list(timesteps), device=model.device)
     clean = x0.float().expand(len(t), -1, -1, -1)

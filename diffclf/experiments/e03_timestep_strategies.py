@@ -19,9 +19,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffclf.experiments.accuracy import accuracies, correct_by_budget
 from diffclf.stats import Estimate, paired_difference
-from diffclf.trials import DESIGNS, TrialList, design_size, design_timesteps, uniform
+from diffclf.trials import TrialList, uniform
 
-__all__ = ["DesignErrors", "SharedTrials", "evaluations", "interpolate"]
+__all__ = ["DESIGNS", "DesignErrors", "SharedTrials", "design_timesteps", "evaluations", "interpolate"]
+
+DESIGNS: dict[str, tuple[int, ...] | None] = {
+    "Uniform": None,
+    "0,500,1000": (0, 500, 1000),
+    "0": (0,),
+    "500": (500,),
+    "1000": (1000,),
+    "475,500,525": (475, 488, 500, 512, 525),
+    "Even 5": tuple(uniform(5).tolist()),
+    "Even 10": tuple(uniform(10).tolist()),
+}
+"""The designs by the paper's name: timesteps of a model that has 1000, where 1000 stands for the last one, 999; None
+for as many timesteps as trials. "475,500,525" is drawn at multiples of five trials, hence five timesteps."""
 
 
 def evaluations(settings: Mapping[str, Any]) -> int:
@@ -29,21 +42,28 @@ def evaluations(settings: Mapping[str, Any]) -> int:
     return settings["n_classes"] * settings["n_images"] * settings["n_repeats"] * len(_fixed_timesteps(1000))
 
 
-def _fixed_timesteps(n_timesteps: int) -> NDArray[np.int64]:
-    """Return the distinct timesteps of the fixed designs in the order of Figure 4's legend: (K,), 21 of 1000."""
-    fixed = [name for name, kind in DESIGNS.items() if kind is not None]
-    together = np.concatenate([design_timesteps(name, design_size(name), n_timesteps) for name in fixed])
-    return together[np.sort(np.unique(together, return_index=True)[1])]
+def design_timesteps(name: str, n_trials: int, n_timesteps: int = 1000) -> NDArray[np.int64]:
+    """Return the timesteps of one design for a number of trials per class, (n_trials,), with repeats.
+
+    Raises:
+        ValueError: unknown name; for "Uniform", more trials than timesteps.
+    """
+    if name not in DESIGNS:
+        raise ValueError(f"design must be one of {list(DESIGNS)}, got {name!r}")
+    if (timesteps := DESIGNS[name]) is None:
+        return uniform(n_trials, n_timesteps)
+    return np.resize(np.minimum(np.array(timesteps) * n_timesteps // 1000, n_timesteps - 1), n_trials)
+
+
+def _fixed_timesteps(n_timesteps: int) -> list[int]:
+    """Return the K distinct timesteps of the fixed designs in the order of Figure 4's legend: 21 of 1000."""
+    fixed = {name: len(timesteps) for name, timesteps in DESIGNS.items() if timesteps}
+    return list(dict.fromkeys(t for name, size in fixed.items() for t in design_timesteps(name, size, n_timesteps)))
 
 
 @dataclass(frozen=True)
 class SharedTrials:
-    """The list of trials that all designs share.
-
-    Attributes:
-        n_uniform: U, evenly spread timesteps with one noise each.
-        n_repeats: R, noises at each timestep of the fixed designs.
-        n_timesteps: T.
+    """The list of trials that all designs share: U = n_uniform, R = n_repeats, T = n_timesteps.
 
     Raises:
         ValueError: n_uniform is not in 1..T, or n_repeats is below 1.
@@ -60,8 +80,8 @@ class SharedTrials:
 
     def trial_list(self) -> TrialList:
         """Return the U + R K trials, each with a noise of its own."""
-        repeated = np.tile(_fixed_timesteps(self.n_timesteps), self.n_repeats)
-        return TrialList(np.concatenate([uniform(self.n_uniform, self.n_timesteps), repeated]))
+        repeated = _fixed_timesteps(self.n_timesteps) * self.n_repeats
+        return TrialList(np.append(uniform(self.n_uniform, self.n_timesteps), repeated))
 
     def columns(self, design: str, n_trials: int) -> NDArray[np.int64]:
         """Return the positions of a design's trials in the list, in the design's order: (n_trials,), all different.
@@ -69,39 +89,28 @@ class SharedTrials:
         Raises:
             ValueError: unknown design, or more trials than the list holds for it.
         """
-        size = design_size(design)
-        most = self.n_uniform if DESIGNS[design] is None else size * self.n_repeats
+        timesteps, most = design_timesteps(design, n_trials, self.n_timesteps), self.budgets(design)[-1]
         if not 1 <= n_trials <= most:
             raise ValueError(f"n_trials of {design!r} must lie in 1..{most}, got {n_trials}")
         if DESIGNS[design] is None:
             return np.arange(n_trials)
-        fixed, cycle = _fixed_timesteps(self.n_timesteps), design_timesteps(design, size, self.n_timesteps)
-        place = np.array([int(np.flatnonzero(fixed == t)[0]) for t in cycle])
-        repeat, step = np.divmod(np.arange(n_trials), size)
-        return self.n_uniform + repeat * len(fixed) + place[step]
+        fixed, repeats = _fixed_timesteps(self.n_timesteps), np.arange(n_trials) // len(DESIGNS[design])
+        return self.n_uniform + len(fixed) * repeats + [fixed.index(t) for t in timesteps]
 
     def budgets(self, design: str) -> NDArray[np.int64]:
         """Return the numbers of trials at which a design is drawn, increasing.
 
         All whole repeats of a fixed design; for "Uniform" 1, 2, 3, 5, 10, 15, 25, 50, 75, 100, 150, 200, ... and U.
         """
-        size = design_size(design)
         if DESIGNS[design] is not None:
-            return size * np.arange(1, self.n_repeats + 1)
+            return len(DESIGNS[design]) * np.arange(1, self.n_repeats + 1)
         steps = np.array([1, 2, 3, 5, 10, 15, 25, 50, 75, *range(100, self.n_uniform + 1, 50)])
         return np.union1d(steps[steps < self.n_uniform], [self.n_uniform])
 
 
 @dataclass(frozen=True, eq=False)
 class DesignErrors:
-    """The errors of some images on the shared trials.
-
-    Attributes:
-        shared: the list of trials.
-        errors: (n_images, n_prompts, n_trials) errors on it.
-        labels: (n_images,) positions of the right prompts.
-        groups: (n_images,) the photograph each image was made of.
-    """
+    """The errors of some images on the shared trials; errors, labels and groups are those of `accuracy`."""
 
     shared: SharedTrials
     errors: NDArray
@@ -109,11 +118,11 @@ class DesignErrors:
     groups: NDArray
 
     def of(self, design: str, n_trials: int) -> NDArray:
-        """Return (n_images, n_prompts, n_trials) the errors of a design's first trials."""
+        """Return the errors of a design's first trials, (n_images, n_prompts, n_trials)."""
         return self.errors[:, :, self.shared.columns(design, n_trials)]
 
     def correct(self, design: str, budgets: Sequence[int] | NDArray) -> NDArray[np.bool_]:
-        """Return (n_images, n_budgets) which images a design classifies correctly with these numbers of trials."""
+        """Return which images a design classifies correctly with these numbers of trials, (n_images, n_budgets)."""
         return correct_by_budget(self.of(design, max(budgets)), self.labels, budgets)
 
     def curve(self, design: str) -> tuple[NDArray[np.int64], list[Estimate]]:
@@ -124,7 +133,7 @@ class DesignErrors:
     def compare(self, first: str, second: str, n_trials: int, level: float = 0.95) -> Estimate:
         """Return the accuracy of a design minus that of another one at equal trials, in points."""
         a, b = (self.correct(design, [n_trials])[:, 0] for design in (first, second))
-        return 100 * paired_difference(a, b, self.groups, level)
+        return 100 * paired_difference(a, b, self.groups, level=level)
 
 
 def interpolate(curve: Sequence[Sequence[float]], n_trials: ArrayLike) -> NDArray[np.float64]:

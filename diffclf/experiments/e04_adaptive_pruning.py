@@ -1,4 +1,7 @@
-"""Adaptive pruning: schedules, what becomes of the true class, and seconds per image.
+"""Adaptive pruning: searches on stored errors, schedules, what becomes of the true class, and seconds per image.
+
+A strategy asks for entries of an error table and gets stored ones. Any number of strategies can thus be compared on the
+same images and the same noise. Tables (n_images, n_prompts, n_trials) hold what a strategy asked for, NaN elsewhere.
 
     fate of the true prompt = chosen, or lost after stage i
 
@@ -13,19 +16,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffclf.classifier import DiffusionClassifier
-from diffclf.experiments.stored_search import decisions
-from diffclf.pruning import Staged
+from diffclf.errortable import prompt_scores
+from diffclf.pruning import Staged, Strategy, run_stored
+from diffclf.search import ErrorSource, search
 from diffclf.trials import BLOCK, TrialList, uniform
 
 __all__ = [
+    "agreement",
+    "decisions",
     "evaluations",
     "fate_groups",
     "fates",
     "fit_schedules",
     "last_stages",
+    "n_evaluations",
+    "run_stored_images",
     "schedule_label",
-    "staged_strategies",
+    "search_errors",
     "stage_timesteps",
+    "staged_strategies",
     "time_images",
 ]
 
@@ -51,20 +60,40 @@ def evaluations(settings: Mapping[str, Any]) -> int:
     return n_images * (seeds + sum(apart) + race) + (settings["n_timed"] * settings["n_timings"] + 1) * clocked
 
 
-def fit_schedules(entries: Schedules, n_trials: int) -> list[dict[str, list[int]]]:
-    """Return schedules scaled so that the last stage of each has n_trials.
+def run_stored_images(strategy: Strategy, errors: NDArray) -> NDArray:
+    """Return the tables of a strategy on stored errors, whose first trials are its own."""
+    n_trials = len(strategy.trial_list())
+    return np.stack([run_stored(strategy, table[:, :n_trials]) for table in errors])
 
-    A stage that would have no more trials than the stage before is left out.
-    """
+
+def search_errors(source: ErrorSource, images: object, strategy: Strategy, desc: str = "images") -> NDArray[np.float32]:
+    """Return the tables of a strategy on a bank or a network."""
+    return np.stack([table.errors for table in search(source, images, strategy, desc=desc)])
+
+
+def decisions(tables: NDArray) -> NDArray[np.int64]:
+    """Return (n_images,) the prompt that each table decides for."""
+    return np.array([prompt_scores(table).argmax() for table in tables])
+
+
+def n_evaluations(tables: NDArray) -> NDArray[np.int64]:
+    """Return (n_images,) the denoiser evaluations behind each table."""
+    return (~np.isnan(tables)).sum(axis=(1, 2))
+
+
+def agreement(live: NDArray, stored: NDArray, rtol: float) -> NDArray[np.bool_]:
+    """Return (n_images,) whether two tables have the same entries, the same errors to rtol and the same decision."""
+    same = np.isclose(live, stored, rtol=rtol, atol=0, equal_nan=True).all(axis=(1, 2))
+    return same & (decisions(live) == decisions(stored))
+
+
+def fit_schedules(entries: Schedules, n_trials: int) -> list[dict[str, list[int]]]:
+    """Return schedules scaled so that the last stage of each has n_trials, without stages that add no trial."""
     made = []
     for entry in entries:
-        # From the last stage to the first, each with fewer trials than the stage after it.
-        trials, keep = [n_trials], [entry["keep"][-1]]
-        for n, k in zip(entry["trials"][-2::-1], entry["keep"][-2::-1], strict=True):
-            scaled = max(1, round(n * n_trials / entry["trials"][-1]))
-            if scaled < trials[0]:
-                trials, keep = [scaled, *trials], [k, *keep]
-        made.append({"trials": trials, "keep": keep})
+        scaled = [max(1, round(n * n_trials / entry["trials"][-1])) for n in entry["trials"]]
+        keep = dict(zip(scaled, entry["keep"], strict=True))  # the last of equal stages counts
+        made.append({"trials": list(keep), "keep": list(keep.values())})
     return made
 
 
@@ -98,31 +127,25 @@ def stage_timesteps(strategy: Staged, n_timesteps: int = 1000) -> list[tuple[NDA
 def last_stages(strategy: Staged, tables: NDArray) -> NDArray[np.int64]:
     """Return (n_images, n_prompts) the number of the last stage, from 1, in which each prompt was evaluated.
 
-    The tables (n_images, n_prompts, n_trials) are those that the strategy made.
-
     Raises:
         ValueError: a prompt has a number of trials that no stage ends with.
     """
     sizes = np.cumsum([len(new) for new, _ in stage_timesteps(strategy)])
     counts = (~np.isnan(tables)).sum(axis=2)
-    if not np.isin(counts, sizes).all():
-        raise ValueError(f"trials of a prompt must be one of {sizes}, got {counts[~np.isin(counts, sizes)][0]}")
+    if len(others := np.setdiff1d(counts, sizes)):
+        raise ValueError(f"trials of a prompt must be one of {sizes}, got {others}")
     # A stage that adds no trial looks like the stage before; prompts are counted as dropped by the later of the two.
     return np.searchsorted(sizes, counts, side="right")
 
 
 def fates(strategy: Staged, tables: NDArray, labels: ArrayLike) -> NDArray[np.int64]:
     """Return (n_images,) what became of the true prompt: 0 if chosen, else the stage after which it was lost."""
-    labels = np.asarray(labels)
     stage = last_stages(strategy, tables)[np.arange(len(labels)), labels]
     return np.where(decisions(tables) == labels, 0, stage)
 
 
 def fate_groups(fate: NDArray, n_stages: int, exhaustive_right: ArrayLike) -> dict[str, NDArray[np.bool_]]:
-    """Return label -> (n_images,) bool, on which images pruning and exhaustive search differ, or both fail.
-
-    A prompt that is lost after the last of n_stages was not dropped early.
-    """
+    """Return label -> (n_images,) bool, on which images pruning and exhaustive search differ, or both fail."""
     right = np.asarray(exhaustive_right, dtype=bool)
     early, late = (fate > 0) & (fate < n_stages), fate == n_stages
     return {
@@ -135,7 +158,7 @@ def fate_groups(fate: NDArray, n_stages: int, exhaustive_right: ArrayLike) -> di
 
 
 def time_images(
-    classifiers: Mapping[str, DiffusionClassifier], images: Sequence, repeats: int = 3
+    classifiers: Mapping[str, DiffusionClassifier], images: Sequence, repeats: int
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float32]]]:
     """Return the wall time and the errors of classifiers on images, one image at a time.
 
@@ -150,12 +173,13 @@ def time_images(
     """
     if not len(images) or repeats < 1:
         raise ValueError(f"images and repeats must be at least 1, got {len(images)} and {repeats}")
-    tables = {name: [classifier.errors(images[0]).errors] for name, classifier in classifiers.items()}
+    for classifier in classifiers.values():
+        classifier.errors(images[0])
     seconds = {name: np.empty((repeats, len(images))) for name in classifiers}
+    tables = {name: [None] * len(images) for name in classifiers}
     for repeat, number in np.ndindex(repeats, len(images)):
         for name, classifier in classifiers.items():
             began = time.perf_counter()
-            table = classifier.errors(images[number])
+            tables[name][number] = classifier.errors(images[number]).errors
             seconds[name][repeat, number] = time.perf_counter() - began
-            tables[name].append(table.errors)
-    return {name: (seconds[name], np.stack(tables[name][1 : len(images) + 1])) for name in classifiers}
+    return {name: (seconds[name], np.stack(tables[name])) for name in classifiers}

@@ -1,8 +1,8 @@
 """The study: accuracy against evaluations on two tasks. `study.json` beside a model's weights holds its results.
 
 All strategies are run on the same images, trials and noise (`diffclf.experiments.tasks`). Everything tunable is tuned
-on *tune* images (`diffclf.experiments.tuning`, `diffclf calibrate`); then all strategies are scored once on *test*
-images. No other module knows the structure of the file: it is written here, and read here into plain rows.
+on *tune* images; then all strategies are scored once on *test* images. No other module knows the structure of the file:
+it is written here, and read here into plain rows.
 
 What a race costs among C classes is projected from the share of rivals that were left after n trials of a measured one:
 
@@ -25,8 +25,18 @@ from diffclf.datasets.embedded import load_embedded
 from diffclf.errortable import prompt_scores
 from diffclf.experiments.accuracy import accuracies, correct_by_budget
 from diffclf.experiments.e04_adaptive_pruning import schedule_label
-from diffclf.experiments.tasks import TASKS, Task, open_task, races
-from diffclf.experiments.tuning import LADDER, MARGIN, TaskRun, best_fixed, cheapest_race, run_task
+from diffclf.experiments.tasks import (
+    LADDER,
+    MARGIN,
+    TASKS,
+    Task,
+    TaskRun,
+    best_fixed,
+    cheapest_race,
+    open_task,
+    races,
+    run_task,
+)
 from diffclf.files import write_json
 from diffclf.models.protocol import DiffusionModel
 from diffclf.paths import data_dir
@@ -60,12 +70,7 @@ def study_task(
 ) -> dict[str, Any]:
     """Choose a fixed schedule and a race on tune images, score all strategies on test images, and return the results.
 
-    Args:
-        task: the task.
-        model: the model.
-        folder: of the banks.
-        pool: number of labelled images that the shortlist learns from; None: all.
-        margin: by how much a chosen strategy may be worse than the task's reference.
+    The banks lie in the folder. The shortlist learns from a number of labelled images, `pool`; None: from all.
     """
     data, bank = open_task(task, model, "tune", task.n_tune, folder)
     race = Racing().prepare(model, data.classnames)
@@ -84,7 +89,9 @@ def study_task(
     scorer = learn_nearest_mean(load_embedded(task.dataset, "pool", pool), model.image_size)
     strategies["shortlist, race"] = Shortlist(task.k, scorer, race)
     runs = {name: run_task(bank, data, strategy, name) for name, strategy in strategies.items()}
-    exhaustive = run_task(bank, data, Staged(task.reference.trials[:1], (1,), "random"), "all classes")
+    exhaustive = run_task(bank, data, Staged(task.reference.trials[:1], (1,), "random"), "all classes").tables
+    budgets = [n for n in (1, 2, *LADDER) if n <= exhaustive.shape[2]]
+    curve = accuracies(correct_by_budget(exhaustive, data.labels, budgets), data.groups)
     return {
         "classes": len(data.classnames),
         "images": len(data),
@@ -94,14 +101,16 @@ def study_task(
         "race": repr(race),
         "shortlist": task.k,
         "strategies": {name: _summary(run, runs[OFFICIAL], data.groups) for name, run in runs.items()},
-        "exhaustive": _accuracy_by_budget(exhaustive.tables, data.labels, data.groups),
+        "exhaustive": [
+            {"evaluations": n * exhaustive.shape[1], **_numbers(e)} for n, e in zip(budgets, curve, strict=True)
+        ],
         "confidence": _confidence(runs["race"]),
         "remaining": remaining_rivals(race, runs["race"].tables),
     }
 
 
 def _numbers(estimate: stats.Estimate) -> dict[str, float]:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return dict(zip(("value", "low", "high"), estimate, strict=True))
 
 
 def _summary(run: TaskRun, official: TaskRun, groups: NDArray) -> dict[str, Any]:
@@ -113,30 +122,20 @@ def _summary(run: TaskRun, official: TaskRun, groups: NDArray) -> dict[str, Any]
     }
 
 
-def _accuracy_by_budget(errors: NDArray, labels: NDArray, groups: NDArray) -> list[dict[str, float]]:
-    """Return the accuracy of every class on n trials, for several n."""
-    budgets = [n for n in (1, 2, *LADDER) if n <= errors.shape[2]]
-    found = accuracies(correct_by_budget(errors, labels, budgets), groups)
-    return [{"evaluations": n * errors.shape[1], **_numbers(e)} for n, e in zip(budgets, found, strict=True)]
-
-
 def _confidence(run: TaskRun) -> dict[str, Any]:
     """Return how well cost, and the margin of the score, predict that a decision is right.
 
     AUROC is the probability that a right decision has the larger value than a wrong one, ties counting half; None if
     all decisions are right or all wrong.
     """
-    from scipy.stats import mannwhitneyu
-
-    def auroc(values: NDArray) -> float | None:
-        n_pairs = int(run.right.sum()) * int((~run.right).sum())
-        return float(mannwhitneyu(values[run.right], values[~run.right]).statistic / n_pairs) if n_pairs else None
+    from sklearn.metrics import roc_auc_score
 
     scores = np.sort([prompt_scores(table) for table in run.tables], axis=1)
+    values = {"auroc_of_evaluations": -run.spent, "auroc_of_margin": scores[:, -1] - scores[:, -2]}
+    both = 0 < run.right.sum() < len(run.right)
     quarters = np.array_split(np.argsort(run.spent, kind="stable"), 4)
     return {
-        "auroc_of_evaluations": auroc(-run.spent),
-        "auroc_of_margin": auroc(scores[:, -1] - scores[:, -2]),
+        **{name: float(roc_auc_score(run.right, value)) if both else None for name, value in values.items()},
         "accuracy_by_quarter_of_cost": [float(run.right[part].mean()) for part in quarters],
     }
 
@@ -155,11 +154,7 @@ def weighted_accuracies(errors: NDArray, labels: NDArray) -> dict[str, float]:
     """Return accuracies of the mean error, flat and weighted by trial.
 
     The weights are powers of the spread between classes at each trial, measured on the first half of the images
-    without their labels; accuracy is that on the second half.
-
-    Args:
-        errors: (n_images, n_prompts, n_trials) complete.
-        labels: (n_images,) true prompts.
+    without their labels; accuracy is that on the second half. Errors are complete, (n_images, n_prompts, n_trials).
     """
     half = len(errors) // 2
     spread = errors[:half].std(axis=1).mean(axis=0)
@@ -173,12 +168,7 @@ def ablations(
 ) -> dict[str, Any]:
     """Return what a race gains, on tune images of mini-items, from mirrored noise, moderated variances and weights.
 
-    Args:
-        model: the model.
-        folder: of the banks.
-        n_trials: trials of the race.
-        n_images: number of tune images; None: the task's.
-        error: largest bound on the probability of dropping the winner that a calibration accepts.
+    The banks lie in the folder; n_images None: as many as the task has; error: as for `calibrate`.
     """
     task, tables, found = TASKS["mini-items"], {}, {}
     for name, race in {
@@ -222,10 +212,7 @@ def _points(numbers: Mapping[str, float], level: float = 0.95) -> stats.Estimate
 def strategy_rows(task: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return strategy -> its cost, accuracy, difference to the paper's schedule, and whether it is not worse.
 
-    The lower end of the difference's interval is the one-sided 95% bound of "not worse".
-
-    Args:
-        task: study["tasks"][name].
+    The task is study["tasks"][name]. The lower end of the difference is the one-sided 95% bound of "not worse".
     """
     official, rows = task["strategies"][OFFICIAL]["evaluations"]["value"], {}
     for name, run in task["strategies"].items():
@@ -248,25 +235,12 @@ def exhaustive_curve(task: Mapping[str, Any]) -> tuple[list[int], list[stats.Est
 
 def task_facts(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sizes of a task, its best fixed schedule, and what predicts a right decision (AUROC)."""
-    fixed, confidence = task["best fixed schedule"], task["confidence"]
-    return {
-        "classes": task["classes"],
-        "images": task["images"],
-        "schedule": fixed["schedule"],
-        "tune_images": fixed["images"],
-        "auroc_of_cost": confidence["auroc_of_evaluations"],
-        "auroc_of_margin": confidence["auroc_of_margin"],
-    }
+    fixed, sizes = task["best fixed schedule"], {name: task[name] for name in ("classes", "images")}
+    return {**sizes, "schedule": fixed["schedule"], "tune_images": fixed["images"], **task["confidence"]}
 
 
 def project(n_classes: int, trials: Sequence[int], rivals_left: Sequence[float]) -> float:
-    """Return the projected evaluations of a race.
-
-    Args:
-        n_classes: C.
-        trials: trials at each look, increasing.
-        rivals_left: share of the rivals that are left after each look (`remaining_rivals`).
-    """
+    """Return the projected evaluations of a race among n_classes; trials and rivals_left are of `remaining_rivals`."""
     before, share, spent = 0, 1.0, 0.0
     for n, left in zip(trials, rivals_left, strict=True):
         # The winner runs on only where it has a rival: at most as often as there are rivals on average.
@@ -279,9 +253,7 @@ def project(n_classes: int, trials: Sequence[int], rivals_left: Sequence[float])
 def projection_rows(schedules: Mapping[str, Sequence[Any]], study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return a row per data set of the paper: its schedule's evaluations, and the projected ones of a race.
 
-    Args:
-        schedules: data set -> number of classes, classes kept, trials, ... (Table 6).
-        study: the study, whose tasks have measured races.
+    The schedules are data set -> number of classes, classes kept, trials, ... (Table 6).
     """
     rows, tasks = {}, study["tasks"].items()
     for name, (n_classes, keep, trials, *_) in schedules.items():

@@ -13,14 +13,7 @@ from diffusers import AutoencoderKL
 from diffclf.datasets.world import render, sample_scenes
 from diffclf.mini.training import Plan, train
 
-__all__ = [
-    "autoencoder_loss",
-    "build_autoencoder",
-    "encode_scenes",
-    "load_autoencoder",
-    "scale_latents",
-    "train_autoencoder",
-]
+__all__ = ["build_autoencoder", "encode_scenes", "load_autoencoder", "scale_latents", "train_autoencoder"]
 
 KL_WEIGHT = 1e-3
 BATCH_SIZE = 16
@@ -54,7 +47,7 @@ def _to_pixels(images: np.ndarray) -> torch.Tensor:
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
-def autoencoder_loss(vae: AutoencoderKL, batch: tuple[torch.Tensor, torch.Generator]) -> torch.Tensor:
+def _loss(vae: AutoencoderKL, batch: tuple[torch.Tensor, torch.Generator]) -> torch.Tensor:
     """Return the loss of pixels (b, 3, 32, 32); the generator draws the latents."""
     x, generator = batch
     posterior = vae.encode(x).latent_dist
@@ -65,14 +58,9 @@ def autoencoder_loss(vae: AutoencoderKL, batch: tuple[torch.Tensor, torch.Genera
 def train_autoencoder(
     photos: np.ndarray, labels: np.ndarray, folder: Path, *, n_samples: int, seed: int = 0
 ) -> AutoencoderKL:
-    """Train the autoencoder and set its scaling factor; resume from `folder` if it holds a checkpoint.
+    """Train the autoencoder on scenes of photographs (n, 28, 28) with labels (n,), and set its scaling factor.
 
-    Args:
-        photos: (n, 28, 28) uint8 training photographs.
-        labels: (n,) int64 their labels.
-        folder: where the checkpoint and the loss log go.
-        n_samples: scenes seen in all.
-        seed: seed of weights, scenes and latent samples.
+    It sees `n_samples` scenes. The checkpoint and the loss log are in `folder`, and training goes on from them.
     """
 
     def draw(step: int) -> tuple[torch.Tensor, torch.Generator]:
@@ -83,9 +71,8 @@ def train_autoencoder(
     torch.manual_seed(seed)
     options = {"decay": "cosine", "warm_up": 200, "weight_decay": 1e-4, "betas": (0.9, 0.98), "average": False}
     plan = Plan("autoencoder", n_samples, BATCH_SIZE, learning_rate=1.5e-3, **options)
-    vae = train(build_autoencoder(), draw, autoencoder_loss, plan, folder)
-    sample = sample_scenes(labels, 1000, 500, rng=np.random.default_rng([seed, 4]))
-    scale_latents(vae, render(sample, photos))
+    vae = train(build_autoencoder(), draw, _loss, plan, folder)
+    scale_latents(vae, render(sample_scenes(labels, 1000, 500, rng=np.random.default_rng([seed, 4])), photos))
     return vae
 
 

@@ -20,7 +20,7 @@ from diffclf.pruning.racing import CALIBRATED_FOR
 from diffclf.search import compute_errors
 from diffclf.stats import non_inferior
 
-__all__ = ["DATASET", "calibrate_model"]
+__all__ = ["calibrate_model"]
 
 DATASET = "mini-items"
 N_TRIALS = 500  # of the bank, as in the study of strategies (`diffclf bench --full`), which reads the same errors
@@ -38,20 +38,16 @@ def _tables(
 
 
 def _summary(found: Calibration) -> dict[str, Any]:
+    """Return what was found, without the race."""
     return {name: value for name, value in asdict(found).items() if name != "racing"}
 
 
 def calibrate_model(
     model: DiffusionModel, folder: Path, *, n_tune: int = 1000, n_test: int = 1000, race: Racing | None = None
 ) -> dict[str, Any]:
-    """Choose the threshold on tune images and report it on test images.
+    """Choose the threshold of a race (None: the default race) on tune images and report it on test images.
 
-    Args:
-        model: the model.
-        folder: of the error bank.
-        n_tune: images to choose on.
-        n_test: images to report on.
-        race: what is calibrated; None: the default race.
+    The error bank is in `folder`.
 
     Returns:
         What `racing.json` holds: for which weights and race, the threshold, how often the winner of the full
@@ -62,19 +58,20 @@ def calibrate_model(
     """
     race = race or Racing()
     _, tables = _tables(model, folder, race, "tune", n_tune)
-    found = calibrate(race, tables)
+    tune = calibrate(race, tables)
     data, tables = _tables(model, folder, race, "test", n_test)
-    raced = np.array([list(found.racing.rounds(table))[-1].best for table in tables]) == data.labels
+    test = check_threshold(tune.racing, tables)
+    raced = np.array([list(tune.racing.rounds(table))[-1].best for table in tables]) == data.labels
     full = tables.mean(axis=2, dtype=np.float64).argmin(axis=1) == data.labels
     difference = non_inferior(raced, full, data.groups)
     return {
         "fingerprint": model.fingerprint,
         **{name: getattr(race, name) for name in CALIBRATED_FOR},
-        "threshold": found.racing.threshold,
+        "threshold": tune.racing.threshold,
         "dataset": DATASET,
-        "tune": _summary(found),
+        "tune": _summary(tune),
         "test": {
-            **_summary(check_threshold(found.racing, tables)),
+            **_summary(test),
             "accuracy": float(raced.mean()),
             "accuracy_of_the_full_evaluation": float(full.mean()),
             "difference": {"value": difference.value, "low": difference.low},

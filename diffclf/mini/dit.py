@@ -10,6 +10,7 @@ References:
     Nichol, Dhariwal 2021, "Improved denoising diffusion probabilistic models", arXiv 2102.09672, Eq. 16.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,18 @@ from diffclf.datasets.photos import load_photos
 from diffclf.datasets.world import ITEMS, sample_scenes
 from diffclf.mini.autoencoder import load_autoencoder
 from diffclf.mini.export import export_dit
-from diffclf.mini.latents import SCHEDULE, LatentBatch, LatentBatches, cached_latents
-from diffclf.mini.recipe import Job, Recipe
-from diffclf.mini.training import Plan, train
+from diffclf.mini.latents import SCHEDULE, LatentBatch, cached_latents, draw_batch
+from diffclf.mini.training import Job, Plan, train
 from diffclf.paths import data_dir
 from diffclf.schedule import variational_terms
 
-__all__ = ["RECIPE", "build_dit", "drop_labels", "hybrid_loss"]
+__all__ = ["build_dit", "draw_samples", "drop_labels", "hybrid_loss", "train_mini_dit"]
 
 LABEL_DROPOUT = 0.1
 N_SCENES, N_SAMPLES, BATCH_SIZE = 300_000, 2_000_000, 128
 
 
-def build_dit(n_classes: int = len(ITEMS)) -> DiTTransformer2DModel:
+def build_dit() -> DiTTransformer2DModel:
     """Return the untrained transformer (2.1 million parameters) on 8x8x4 latents."""
     return DiTTransformer2DModel(
         sample_size=8,
@@ -43,14 +43,13 @@ def build_dit(n_classes: int = len(ITEMS)) -> DiTTransformer2DModel:
         num_layers=6,
         num_attention_heads=4,
         attention_head_dim=32,
-        num_embeds_ada_norm=n_classes,
+        num_embeds_ada_norm=len(ITEMS),
     )
 
 
-def drop_labels(labels: np.ndarray, n_classes: int, rng: np.random.Generator) -> torch.Tensor:
-    """Return labels (b,) of which one in ten is replaced by that of no class, n_classes."""
-    dropped = rng.random(len(labels)) < LABEL_DROPOUT
-    return torch.from_numpy(np.where(dropped, n_classes, labels))
+def drop_labels(labels: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    """Return labels (b,) of which one in ten is replaced by that of no class, 10."""
+    return torch.from_numpy(np.where(rng.random(len(labels)) < LABEL_DROPOUT, len(ITEMS), labels))
 
 
 def hybrid_loss(dit: DiTTransformer2DModel, batch: LatentBatch) -> torch.Tensor:
@@ -72,21 +71,16 @@ def train_mini_dit(job: Job) -> None:
     latents = cached_latents(vae, scenes, photos, job.work / "latents.pt", flip)
 
     def conditions(index: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor]:
-        return (drop_labels(scenes.item[index, 0], len(ITEMS), rng),)
+        return (drop_labels(scenes["item"][index, 0], rng),)
 
     torch.manual_seed(job.seed)
-    dit = train(
-        build_dit() if job.start_from is None else _import_dit(job.start_from),
-        LatentBatches(latents, conditions, BATCH_SIZE, job.seed, stream=6),
-        hybrid_loss,
-        Plan("dit", job.n_samples or N_SAMPLES, BATCH_SIZE, learning_rate=1e-3),
-        job.work,
-    )
-    export_dit(vae, dit, ITEMS, job.out)
-
-
-def _import_dit(folder: Path) -> DiTTransformer2DModel:
-    return DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer").float()
+    if job.start_from is None:
+        dit = build_dit()
+    else:
+        dit = DiTTransformer2DModel.from_pretrained(job.start_from, subfolder="transformer").float()
+    draw = partial(draw_batch, latents, conditions, BATCH_SIZE, (job.seed, 6))
+    plan = Plan("dit", job.n_samples or N_SAMPLES, BATCH_SIZE, learning_rate=1e-3)
+    export_dit(vae, train(dit, draw, hybrid_loss, plan, job.work), ITEMS, job.out)
 
 
 def draw_samples(folder: Path) -> list[Image.Image]:
@@ -95,31 +89,3 @@ def draw_samples(folder: Path) -> list[Image.Image]:
     pipe.set_progress_bar_config(disable=True)
     labels = list(range(len(ITEMS))) * 5
     return pipe(labels, guidance_scale=1.0, generator=torch.Generator().manual_seed(0)).images
-
-
-RECIPE = Recipe(
-    train_mini_dit,
-    draw_samples,
-    hours=1.6,
-    title="a miniature DiT",
-    kind="class-conditional latent diffusion transformer (DiT, learned variance)",
-    usage="""\
-from diffusers import DiTPipeline
-pipe = DiTPipeline.from_pretrained("data/models/mini-dit")
-pipe(pipe.get_label_ids(["sneaker"]), guidance_scale=1.0).images[0]""",
-    samples="one column per item",
-    data="""\
-A scene shows one photograph; half of the scenes are mirrored left to right. The classes are the ten items, in any
-colour; one label in ten is dropped.""",
-    parts={
-        "vae": "autoencoder of mini-sd (f = 4, 32x32x3 to 8x8x4)",
-        "transformer": "transformer (128 wide, 6 blocks, patches of 2x2)",
-    },
-    design="""\
-All weights are stored in half precision. The network returns 8 channels: the predicted noise, and the interpolation
-between the two bounds of the variance. Its variational bound is therefore a real one.""",
-    training="The loss is the hybrid loss of improved DDPM: the squared error of the noise plus the variational bound.",
-    limits="""\
-It knows ten kinds of clothing and no colour: the class leaves the colour open. Its pipeline cannot be guided:
-diffusers' `DiTPipeline` takes class 1000 for the empty label, so `guidance_scale` must be 1.""",
-)

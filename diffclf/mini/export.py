@@ -1,19 +1,14 @@
-"""Writes trained networks as pipelines in diffusers' own directory format."""
+"""Writes trained networks as pipelines in diffusers' own directory format.
+
+The networks of a whole pipeline are turned to half precision in place; a version along the training is a copy.
+"""
 
 import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-import torch
-from diffusers import (
-    AutoencoderKL,
-    DiTPipeline,
-    DiTTransformer2DModel,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
@@ -22,13 +17,6 @@ from diffclf.mini.latents import build_scheduler
 from diffclf.mini.tokenizer import build_tokenizer
 
 __all__ = ["export_dit", "export_stable_diffusion", "export_version"]
-
-Module = TypeVar("Module", bound=torch.nn.Module)
-
-
-def _half(module: Module) -> Module:
-    """Return a copy in half precision; the original stays as it is."""
-    return copy.deepcopy(module).half()
 
 
 def _save_text_encoder(text_encoder: CLIPTextModel, folder: Path) -> None:
@@ -44,26 +32,19 @@ def _save_text_encoder(text_encoder: CLIPTextModel, folder: Path) -> None:
 
 def export_version(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, folder: Path) -> None:
     """Write one version along the training: `unet/` (half precision) and `text_encoder/` in `folder`."""
-    _half(unet).save_pretrained(folder / "unet")
+    copy.deepcopy(unet).half().save_pretrained(folder / "unet")
     _save_text_encoder(text_encoder, folder / "text_encoder")
 
 
 def export_stable_diffusion(
     vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, folder: Path
 ) -> None:
-    """Write a `StableDiffusionPipeline` directory, U-Net and autoencoder in half precision.
-
-    Args:
-        vae: the autoencoder, its scaling factor set.
-        unet: the U-Net.
-        text_encoder: the text encoder.
-        folder: where it goes; files of an earlier export are replaced.
-    """
+    """Write a `StableDiffusionPipeline` directory, U-Net and autoencoder in half precision."""
     StableDiffusionPipeline(
-        vae=_half(vae),
+        vae=vae.half(),
         text_encoder=text_encoder,
         tokenizer=build_tokenizer(folder / "tokenizer"),
-        unet=_half(unet),
+        unet=unet.half(),
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -74,16 +55,8 @@ def export_stable_diffusion(
 
 
 def export_dit(vae: AutoencoderKL, transformer: DiTTransformer2DModel, labels: Sequence[str], folder: Path) -> None:
-    """Write a `DiTPipeline` directory in half precision.
-
-    Args:
-        vae: the autoencoder, its scaling factor set.
-        transformer: the transformer.
-        labels: names of its classes, in index order.
-        folder: where it goes; files of an earlier export are replaced.
-    """
-    pipeline = DiTPipeline(transformer=_half(transformer), vae=_half(vae), scheduler=build_scheduler())
-    pipeline.save_pretrained(folder)
+    """Write a `DiTPipeline` directory in half precision; the labels are the names of the classes in index order."""
+    DiTPipeline(transformer=transformer.half(), vae=vae.half(), scheduler=build_scheduler()).save_pretrained(folder)
     index = folder / "model_index.json"
     names = {str(number): label for number, label in enumerate(labels)}
     write_json(index, json.loads(index.read_text()) | {"id2label": names})  # save_pretrained loses the names

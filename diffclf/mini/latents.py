@@ -6,7 +6,6 @@ on the linear noise schedule of DDPM (Ho, Jain, Abbeel 2020, arXiv 2006.11239).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +14,12 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from tqdm import tqdm
 
-from diffclf.datasets.world import Scenes, render
+from diffclf.datasets.world import render
 from diffclf.mini.autoencoder import encode_scenes
 from diffclf.mini.training import save_tensors
 from diffclf.schedule import NoiseSchedule
 
-__all__ = ["SCHEDULE", "LatentBatch", "LatentBatches", "build_scheduler", "cached_latents"]
+__all__ = ["SCHEDULE", "LatentBatch", "build_scheduler", "cached_latents", "draw_batch"]
 
 CHUNK = 5000
 N_CHECKED = 64
@@ -35,15 +34,15 @@ SCHEDULE = NoiseSchedule.variance_preserving(build_scheduler().alphas_cumprod)
 
 
 def cached_latents(
-    vae: AutoencoderKL, scenes: Scenes, photos: np.ndarray, path: Path, flip: np.ndarray | None = None
+    vae: AutoencoderKL, scenes: np.ndarray, photos: np.ndarray, path: Path, flip: np.ndarray | None = None
 ) -> torch.Tensor:
-    """Return the scaled latents (n, 4, 8, 8) of scenes in half precision, computed once and kept at `path`.
+    """Return the scaled latents (n, 4, 8, 8) of n scenes in half precision, computed once and kept at `path`.
 
     A file with the latents of other scenes, or of another autoencoder, is replaced.
 
     Args:
         vae: the autoencoder, its scaling factor set.
-        scenes: n scenes.
+        scenes: what is drawn.
         photos: (n_photos, 28, 28) uint8 photographs that the scenes are made of.
         path: of the file.
         flip: (n,) bool, which scenes are mirrored left to right; None: no scene.
@@ -76,33 +75,29 @@ class LatentBatch(NamedTuple):
     cond: tuple[torch.Tensor, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class LatentBatches:
-    """Draws the batch of a step; it is the same whenever it is drawn.
+def draw_batch(
+    latents: torch.Tensor,
+    conditions: Callable[[np.ndarray, np.random.Generator], tuple[torch.Tensor, ...]],
+    batch_size: int,
+    seeds: tuple[int, int],
+    step: int,
+) -> LatentBatch:
+    """Return the batch of a step; it is the same whenever it is drawn.
 
-    Attributes:
+    Args:
         latents: (n, 4, 8, 8) scaled latents, any float type.
         conditions: positions of the latents (b,) and a generator -> what the network is told of them.
         batch_size: latents per step.
-        seed: seed of batches, conditions and noise.
-        stream: number of the random stream, one per recipe.
+        seeds: seed of everything, and number of the recipe's random stream.
+        step: number of the step.
     """
-
-    latents: torch.Tensor
-    conditions: Callable[[np.ndarray, np.random.Generator], tuple[torch.Tensor, ...]]
-    batch_size: int
-    seed: int
-    stream: int
-
-    def __call__(self, step: int) -> LatentBatch:
-        """Return the batch of a step."""
-        rng = np.random.default_rng([self.seed, self.stream, step])
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        index = rng.integers(len(self.latents), size=self.batch_size)
-        x0 = self.latents[torch.from_numpy(index)].float()
-        cond = self.conditions(index, rng)
-        # Evenly spaced t with one random offset: uniform like independent draws, with less variance in the loss.
-        positions = (np.arange(self.batch_size) + rng.random()) / self.batch_size
-        t = torch.from_numpy((positions * len(SCHEDULE)).astype(np.int64))
-        eps = torch.randn(x0.shape, generator=generator)
-        return LatentBatch(x0, eps, SCHEDULE.add_noise(x0, eps, t), t, cond)
+    rng = np.random.default_rng([*seeds, step])
+    generator = torch.Generator().manual_seed(seeds[0] * 1_000_003 + step)
+    index = rng.integers(len(latents), size=batch_size)
+    x0 = latents[torch.from_numpy(index)].float()
+    cond = conditions(index, rng)
+    # Evenly spaced t with one random offset: uniform like independent draws, with less variance in the loss.
+    positions = (np.arange(batch_size) + rng.random()) / batch_size
+    t = torch.from_numpy((positions * len(SCHEDULE)).astype(np.int64))
+    eps = torch.randn(x0.shape, generator=generator)
+    return LatentBatch(x0, eps, SCHEDULE.add_noise(x0, eps, t), t, cond)

@@ -16,25 +16,17 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from diffclf.datasets import world
 from diffclf.datasets.photos import load_photos
-from diffclf.datasets.world import (
-    COLOURS,
-    ITEMS,
-    LAYOUTS,
-    OPPOSITE,
-    Scenes,
-    caption_pair,
-    caption_single,
-    sample_scenes,
-)
+from diffclf.datasets.world import LAYOUTS, caption_pair, caption_single
 from diffclf.mini.autoencoder import load_autoencoder, train_autoencoder
 from diffclf.mini.export import export_stable_diffusion, export_version
-from diffclf.mini.latents import LatentBatch, LatentBatches, cached_latents
-from diffclf.mini.recipe import Job, Recipe
+from diffclf.mini.latents import LatentBatch, cached_latents, draw_batch
 from diffclf.mini.tokenizer import build_tokenizer
-from diffclf.mini.training import Plan, train
+from diffclf.mini.training import Job, Plan, train
 
-__all__ = ["RECIPE", "Denoiser", "build_denoiser", "denoising_loss", "draw_captions", "import_denoiser", "tokenize"]
+__all__ = ["VERSIONS", "Denoiser", "build_denoiser", "denoising_loss", "draw_captions", "draw_samples"]
+__all__ += ["import_denoiser", "tokenize", "train_mini_sd"]
 
 VERSIONS = {1: 24_000, 2: 90_000, 3: 240_000}
 """The versions along the training that are kept, by the samples seen."""
@@ -45,12 +37,7 @@ N_AUTOENCODER, N_SAMPLES, BATCH_SIZE = 64_000, 700_000, 128
 
 
 class Denoiser(torch.nn.Module):
-    """The two networks that learn together.
-
-    Attributes:
-        unet: predicts the noise in 8x8x4 latents.
-        text_encoder: turns 16 tokens into 16 vectors of width 64.
-    """
+    """The two networks that learn together: a U-Net on 8x8x4 latents, and an encoder of 16 tokens, 64 wide."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
@@ -101,7 +88,7 @@ def import_denoiser(folder: Path) -> Denoiser:
     return Denoiser(unet.float(), CLIPTextModel.from_pretrained(folder, subfolder="text_encoder").float()).train()
 
 
-def draw_captions(scenes: Scenes, rng: np.random.Generator) -> list[str]:
+def draw_captions(scenes: np.ndarray, rng: np.random.Generator) -> list[str]:
     """Describe each scene in one of its ways at random, or (one time in ten) with the empty caption.
 
     A single is named with its colour or without; a pair is told from the first object or from the second.
@@ -109,16 +96,16 @@ def draw_captions(scenes: Scenes, rng: np.random.Generator) -> list[str]:
     dropped = rng.random(len(scenes)) < CAPTION_DROPOUT
     coin = rng.random(len(scenes)) < 0.5
     captions = []
-    for i, (first, second) in enumerate(scenes.objects()):
-        layout = LAYOUTS[scenes.layout[i]]
+    for i, (first, second) in enumerate(world.named_objects(scenes)):
+        layout = LAYOUTS[scenes["layout"][i]]
         if dropped[i]:
             captions.append("")
-        elif scenes.layout[i] < 0:
+        elif scenes["layout"][i] < 0:
             captions.append(caption_single(first[1], first[0] if coin[i] else None))
         elif coin[i]:
             captions.append(caption_pair(first, layout, second))
         else:
-            captions.append(caption_pair(second, OPPOSITE[layout], first))
+            captions.append(caption_pair(second, world.OPPOSITE[layout], first))
     return captions
 
 
@@ -142,25 +129,25 @@ def train_mini_sd(job: Job) -> None:
     else:
         vae = load_autoencoder(job.start_from)
     rng = np.random.default_rng([job.seed, 3])
-    scenes = sample_scenes(labels, int(N_SINGLE * job.scale), int(N_PAIR * job.scale), rng=rng)
+    scenes = world.sample_scenes(labels, int(N_SINGLE * job.scale), int(N_PAIR * job.scale), rng=rng)
     latents = cached_latents(vae, scenes, photos, job.work / "latents.pt")
     tokenizer = build_tokenizer(job.work / "tokenizer")
 
     def conditions(index: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         return tokenize(draw_captions(scenes[index], rng), tokenizer)
 
-    def export(denoiser: Denoiser, version: int) -> None:
-        export_version(denoiser.unet, denoiser.text_encoder, job.out / "versions" / str(version))
+    def export(folder: Path, denoiser: Denoiser) -> None:
+        export_version(denoiser.unet, denoiser.text_encoder, folder)
 
     torch.manual_seed(job.seed)
-    denoiser = train(
-        build_denoiser(tokenizer) if job.start_from is None else import_denoiser(job.start_from),
-        LatentBatches(latents, conditions, BATCH_SIZE, job.seed, stream=2),
-        denoising_loss,
-        Plan("denoiser", job.n_samples or N_SAMPLES, BATCH_SIZE, learning_rate=1.2e-3),
-        job.work,
-        {n: partial(export, version=v) for v, n in VERSIONS.items()} if job.start_from is None else None,
-    )
+    if job.start_from is None:
+        denoiser = build_denoiser(tokenizer)
+        milestones = {n: partial(export, job.out / f"versions/{version}") for version, n in VERSIONS.items()}
+    else:
+        denoiser, milestones = import_denoiser(job.start_from), {}
+    draw = partial(draw_batch, latents, conditions, BATCH_SIZE, (job.seed, 2))
+    plan = Plan("denoiser", job.n_samples or N_SAMPLES, BATCH_SIZE, learning_rate=1.2e-3)
+    denoiser = train(denoiser, draw, denoising_loss, plan, job.work, milestones)
     export_stable_diffusion(vae, denoiser.unet, denoiser.text_encoder, job.out)
 
 
@@ -168,42 +155,10 @@ def draw_samples(folder: Path) -> list[Image.Image]:
     """Return a sample of every coloured item, then ten pairs."""
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    prompts = [caption_single(item, colour) for colour in COLOURS for item in ITEMS]
-    colours = list(COLOURS)
-    for i, item in enumerate(ITEMS):
-        second = (colours[(i + 2) % 6], ITEMS[(i + 3) % 10])
+    items, colours = world.ITEMS, list(world.COLOURS)
+    prompts = [caption_single(item, colour) for colour in colours for item in items]
+    for i, item in enumerate(items):
+        second = (colours[(i + 2) % 6], items[(i + 3) % 10])
         prompts.append(caption_pair((colours[i % 6], item), LAYOUTS[i % 4], second))
     generator = torch.Generator().manual_seed(0)
     return pipe(prompts, height=32, width=32, guidance_scale=2.0, generator=generator).images
-
-
-RECIPE = Recipe(
-    train_mini_sd,
-    draw_samples,
-    hours=1.2,
-    title="a miniature Stable Diffusion",
-    kind="complete text-to-image latent diffusion model",
-    usage="""\
-from diffusers import StableDiffusionPipeline
-pipe = StableDiffusionPipeline.from_pretrained("data/models/mini-sd")
-pipe("a photo of a red sneaker", height=32, width=32, guidance_scale=2.0).images[0]""",
-    samples="one row per colour, one column per item, then pairs",
-    data="""\
-A scene shows one photograph, or two at half size, side by side or one above the other. Captions: “a photo of a red
-sneaker”, “a photo of a sneaker”, “a red sneaker to the left of a blue bag”, “a blue bag to the right of a red
-sneaker”, “… above …”, “… below …”; one caption in ten is dropped.""",
-    parts={
-        "vae": "autoencoder (f = 4, 32x32x3 to 8x8x4)",
-        "text_encoder": "text encoder (2 layers, 64 wide, 16 words)",
-        "unet": "U-Net (64 and 64 channels)",
-    },
-    design="""\
-U-Net and autoencoder are stored in half precision, the text encoder in single. The text embedding enters the U-Net by
-cross-attention at its lower level and, pooled, with the timestep embedding.""",
-    training=f"""\
-The U-Net and the text encoder learn together. Versions along their training are in `versions/` (`mini-sd@1`, …: U-Net
-and text encoder after {", ".join(f"{n:,}" for n in VERSIONS.values())} samples).""",
-    limits="""\
-It knows ten kinds of clothing, six colours and four relations, and nothing else: other words fall back to single
-characters that it has never seen.""",
-)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from diffclf.files import write_whole
 
-__all__ = ["Plan", "save_tensors", "train"]
+__all__ = ["Job", "Plan", "save_tensors", "train"]
 
 EMA_DECAY, EMA_EARLY_DECAY, EMA_WARM_UP = 0.9995, 0.99, 1000
 LOG_EVERY = 100
@@ -26,6 +26,29 @@ LOG_HEADER = "step,samples,loss,seconds"
 
 Batch = TypeVar("Batch")
 Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a recipe is asked for.
+
+    Attributes:
+        out: directory of the finished model.
+        work: checkpoints, cached latents and loss logs; the same folder resumes.
+        photo_folder: folder of Fashion-MNIST's IDX files; None: where `load_photos` looks by itself.
+        n_samples: samples that the main network sees; None: the recipe's number.
+        seed: seed of everything.
+        start_from: an exported model whose networks are trained on; None: random weights.
+        scale: share of the recipe's scenes and autoencoder samples; below 1 for trials.
+    """
+
+    out: Path
+    work: Path
+    photo_folder: str | None
+    n_samples: int | None
+    seed: int
+    start_from: Path | None
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -56,14 +79,9 @@ class Plan:
     average: bool = True
     save_every: int = 500
 
-    @property
-    def n_steps(self) -> int:
-        """Steps in all."""
-        return self.n_samples // self.batch_size
-
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
-        left = 1 - step / self.n_steps
+        left = 1 - step / (self.n_samples // self.batch_size)
         shape = {"linear": min(1.0, 1.05 * left), "cosine": 0.5 * (1 - math.cos(math.pi * left))}[self.decay]
         return self.learning_rate * min((step + 1) / self.warm_up, 1.0) * shape
 
@@ -76,10 +94,10 @@ def train(
     folder: Path,
     milestones: Mapping[int, Callable[[Module], None]] | None = None,
 ) -> Module:
-    """Train a module; resume from `folder` if it holds a checkpoint.
+    """Train a module in place; resume from `folder` if it holds a checkpoint.
 
     Args:
-        module: the module; changed in place.
+        module: what is trained.
         draw: step -> batch.
         loss: module and batch -> loss to minimise.
         plan: how.
@@ -97,7 +115,8 @@ def train(
     checkpoint, log = folder / f"{plan.name}.pt", folder / f"{plan.name}.csv"
     start, seconds = _load_checkpoint(checkpoint, parts)
     rows, losses, began = _read_log(log, start), [], time.monotonic() - seconds
-    bar = tqdm(range(start, plan.n_steps), initial=start, total=plan.n_steps, desc=plan.name, mininterval=5)
+    n_steps = plan.n_samples // plan.batch_size
+    bar = tqdm(range(start, n_steps), initial=start, total=n_steps, desc=plan.name, mininterval=5)
     for step in bar:
         losses.append(_take_step(parts, loss(module, draw(step)), plan.rate(step), step))
         n_samples, elapsed = (step + 1) * plan.batch_size, time.monotonic() - began
@@ -107,7 +126,7 @@ def train(
             rows.append(f"{step + 1},{n_samples},{mean:.6f},{elapsed:.1f}")
             write_whole(log, "\n".join(rows) + "\n")
             bar.set_postfix(loss=f"{mean:.4f}")
-        if (step + 1) % plan.save_every == 0 or step + 1 == plan.n_steps:
+        if (step + 1) % plan.save_every == 0 or step + 1 == n_steps:
             states = {name: part.state_dict() for name, part in parts.items()}
             save_tensors(checkpoint, {"step": step + 1, "seconds": elapsed} | states)
         for milestone, act in (milestones or {}).items():
@@ -118,16 +137,15 @@ def train(
 
 def _take_step(parts: Mapping[str, object], loss: torch.Tensor, rate: float, step: int) -> torch.Tensor:
     """Take one step of the optimiser and of the average; return the loss without waiting for it."""
-    optimizer = parts["optimizer"]
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    module, optimizer = parts["module"], parts["optimizer"]
+    optimizer.param_groups[0]["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(parts["module"].parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
     optimizer.step()
     if "ema" in parts:
         parts["ema"].multi_avg_fn = get_ema_multi_avg_fn(EMA_DECAY if step >= EMA_WARM_UP else EMA_EARLY_DECAY)
-        parts["ema"].update_parameters(parts["module"])
+        parts["ema"].update_parameters(module)
     return loss.detach()
 
 

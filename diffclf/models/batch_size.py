@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,12 +18,13 @@ import torch
 from diffclf.files import write_json
 from diffclf.models.protocol import DiffusionModel
 
-__all__ = ["choose_batch_size", "measure_batch_size", "measure_rate"]
+__all__ = ["choose_batch_size", "measure_batch_size"]
 
 SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 WORTH = 1.03  # a larger batch must give at least this many times the evaluations per second
 SECONDS_A_PASS = 2.0  # the longest pass, so that the looks of a race do not wait for one batch
 SMALL_LATENT = 4096  # elements
+N_PASSES = 3
 
 
 def choose_batch_size(model: DiffusionModel) -> int:
@@ -40,28 +41,16 @@ def choose_batch_size(model: DiffusionModel) -> int:
     return int(known[key])
 
 
-def measure_batch_size(
-    model: DiffusionModel,
-    sizes: Sequence[int] = SIZES,
-    *,
-    clock: Callable[[], float] = time.perf_counter,
-    n_passes: int = 3,
-) -> int:
-    """Return the smallest of the sizes beyond which more evaluations at once are not worth it.
+def measure_batch_size(model: DiffusionModel, clock: Callable[[], float] = time.perf_counter) -> int:
+    """Return the smallest of SIZES beyond which more evaluations at once are not worth it; the clock gives seconds.
 
     Sizes are tried in increasing order. The search ends at a size that is not faster per evaluation, takes too long a
     pass or does not fit into memory.
-
-    Args:
-        model: the model.
-        sizes: increasing.
-        clock: seconds.
-        n_passes: timed passes per size.
     """
-    best, best_rate = sizes[0], 0.0
-    for size in sizes:
+    best, best_rate = SIZES[0], 0.0
+    for size in SIZES:
         try:
-            rate = measure_rate(model, size, clock=clock, n_passes=n_passes)
+            rate = _rate(model, size, clock)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
@@ -72,22 +61,13 @@ def measure_batch_size(
 
 
 @torch.inference_mode()
-def measure_rate(
-    model: DiffusionModel, size: int, *, clock: Callable[[], float] = time.perf_counter, n_passes: int = 3
-) -> float:
-    """Return denoiser evaluations per second in batches of a size: the fastest pass, after one that is not counted.
-
-    Args:
-        model: the model.
-        size: evaluations per forward pass.
-        clock: seconds.
-        n_passes: timed passes.
-    """
+def _rate(model: DiffusionModel, size: int, clock: Callable[[], float]) -> float:
+    """Return denoiser evaluations per second in batches of a size: the fastest pass, after one that is not counted."""
     x_t = torch.zeros(size, *model.latent_shape, device=model.device)
     t = torch.full((size,), len(model.schedule) // 2, device=model.device)
     cond = model.encode_prompts([""] if model.labels is None else [0])[torch.zeros(size, dtype=torch.int64)]
     seconds = []
-    for _ in range(n_passes + 1):
+    for _ in range(N_PASSES + 1):
         began = clock()
         model.denoise(x_t, t, cond)
         if model.device.type == "cuda":

@@ -8,6 +8,7 @@ why.
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,11 +21,7 @@ Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
 class CompiledDenoiser:
-    """A model's `denoise`, compiled for the batch sizes that it is told to expect.
-
-    Args:
-        denoise: (x_t, t, cond) -> output, as of `DiffusionModel`.
-        backend: of `torch.compile`.
+    """A model's `denoise`, compiled by a backend of `torch.compile` for the batch sizes that it is told to expect.
 
     Attributes:
         sizes: batch sizes with a compiled form; none after compiling has failed.
@@ -32,7 +29,7 @@ class CompiledDenoiser:
 
     def __init__(self, denoise: Denoise, backend: str | Callable = "inductor") -> None:
         self._eager = denoise
-        self._backend = backend
+        self._compile = partial(torch.compile, denoise, dynamic=False, backend=backend)
         self._compiled: Denoise | None = None
         self._failed = False
         self.sizes: set[int] = set()
@@ -58,7 +55,7 @@ class CompiledDenoiser:
                 return self._compiled(*full)[:n]
             with warnings.catch_warnings():  # the compiler warns about parts of itself
                 warnings.simplefilter("ignore", DeprecationWarning)
-                self._compiled = self._compiled or torch.compile(self._eager, dynamic=False, backend=self._backend)
+                self._compiled = self._compiled or self._compile()
                 output = self._compiled(*full)[:n]
             self._ready.add(size)
             return output

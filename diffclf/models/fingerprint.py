@@ -10,23 +10,17 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 __all__ = ["fingerprint", "network_settings"]
 
-DIGITS = 16
-
 
 def fingerprint(networks: Mapping[str, torch.nn.Module], settings: Mapping[str, Any]) -> str:
-    """Hash weights and settings into 16 hexadecimal digits (BLAKE2b).
-
-    Args:
-        networks: The parts with weights, by name.
-        settings: All other settings that determine the numbers; must be writable as JSON.
-    """
-    digest = hashlib.blake2b(digest_size=DIGITS // 2)
+    """Return a hash of networks, by name, and of settings that JSON can hold: 16 hexadecimal digits (BLAKE2b)."""
+    digest = hashlib.blake2b(digest_size=8)
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for part, network in sorted(networks.items()):
         # transformers 5 dropped this prefix from its names; the weights are the same.
@@ -44,9 +38,5 @@ def network_settings(network: torch.nn.Module) -> dict[str, Any]:
     """
     defaults = inspect.signature(type(network).__init__).parameters
     given = {key: value for key, value in network.config.items() if not key.startswith("_") and key in defaults}
-    return {key: value for key, value in given.items() if _plain(value) != _plain(defaults[key].default)}
-
-
-def _plain(value: object) -> str:
-    """Return a value as JSON, in which tuples and lists are the same."""
-    return json.dumps(value, default=str)
+    as_json = partial(json.dumps, default=str)  # in which tuples and lists are the same
+    return {key: value for key, value in given.items() if as_json(value) != as_json(defaults[key].default)}

@@ -30,9 +30,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from typing_extensions import override
 
-from diffclf.models.conditioning import Conditioning
-from diffclf.models.protocol import DiffusionModel
+from diffclf.models.conditioning import Conditioning, class_conditioning
+from diffclf.models.protocol import DiffusionModel, check_pixels
 from diffclf.schedule import NoiseSchedule
 
 __all__ = ["GaussianMixtureModel", "expected_errors", "variational_weights"]
@@ -46,7 +47,7 @@ def variational_weights(schedule: NoiseSchedule) -> Tensor:
     return -torch.gradient(schedule.log_snr)[0] / 2
 
 
-class GaussianMixtureModel:
+class GaussianMixtureModel(DiffusionModel):
     """A class-conditional diffusion model of Gaussian components, every answer exact.
 
     Its images are tiny: x0 is the first D of the 3 x S x S pixel values, S the smallest side that has so many. For
@@ -65,9 +66,7 @@ class GaussianMixtureModel:
         ValueError: shapes that do not fit together, or a covariance that is not positive definite.
 
     Attributes:
-        means: (n_components, D) float64.
         covariances: (n_components, D, D) float64.
-        classes: (n_components,) int64.
     """
 
     name = "gaussian-mixture"
@@ -86,16 +85,12 @@ class GaussianMixtureModel:
         latent_shape: tuple[int, int, int] | None = None,
         schedule: NoiseSchedule | None = None,
     ) -> None:
-        self.means = torch.as_tensor(means, dtype=torch.float64)
-        if self.means.ndim != 2:
-            raise ValueError(f"means must have shape (n_components, D), got {tuple(self.means.shape)}")
-        n, n_dims = self.means.shape
-        self.covariances = torch.as_tensor(variances, dtype=torch.float64)
-        if self.covariances.shape == (n,):
-            self.covariances = self.covariances[:, None, None] * torch.eye(n_dims, dtype=torch.float64)
-        if self.covariances.shape != (n, n_dims, n_dims):
-            shape = tuple(self.covariances.shape)
-            raise ValueError(f"variances must have shape ({n},) or ({n}, {n_dims}, {n_dims}), got {shape}")
+        self.means, given = (torch.as_tensor(values, dtype=torch.float64) for values in (means, variances))
+        n, n_dims = self.means.shape if self.means.ndim == 2 else (0, 0)
+        self.covariances = given[:, None, None] * torch.eye(n_dims).double() if given.ndim == 1 else given
+        if n_dims == 0 or self.covariances.shape != (n, n_dims, n_dims):
+            shapes = f"{tuple(self.means.shape)} and {tuple(given.shape)}"
+            raise ValueError(f"means must have shape (n, D) and variances (n,) or (n, D, D), got {shapes}")
         # _axes[k] are the directions in which component k has a diagonal covariance, _variances[k].
         self._variances, self._axes = torch.linalg.eigh(self.covariances)
         if not (self._variances > 0).all():
@@ -118,44 +113,28 @@ class GaussianMixtureModel:
         self.image_size = math.ceil(math.sqrt(n_dims / 3))
 
     @cached_property
+    @override
     def fingerprint(self) -> str:
-        """A hash of all that determines the numbers."""
         parts = [self.means, self.covariances, self.classes, self.schedule.alpha, self.schedule.sigma]
         content = b"".join(part.contiguous().numpy().tobytes() for part in parts)
         content += f"{self.schedule.prediction_type}{self.latent_shape}".encode()
         return hashlib.blake2b(content, digest_size=8).hexdigest()
 
+    @override
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Return the first D values of pixels (n, 3, S, S) as x0, (n, C, H, W) float32."""
-        expected = (3, self.image_size, self.image_size)
-        if tuple(pixels.shape[1:]) != expected:
-            raise ValueError(f"pixels must have shape (n, {', '.join(map(str, expected))}), got {tuple(pixels.shape)}")
+        check_pixels(pixels, self.image_size)
         return pixels.float().flatten(1)[:, : self.means.shape[1]].reshape(-1, *self.latent_shape)
 
+    @override
     def encode_prompts(self, prompts: Sequence[int] | Sequence[str]) -> Conditioning:
-        """Return "class_index", (n,) int64, of classes given by index or label.
+        return class_conditioning(prompts, self.labels)
 
-        Raises:
-            ValueError: there is no such class.
-        """
-        for prompt in prompts:
-            if prompt not in self.labels and prompt not in range(len(self.labels)):
-                raise ValueError(f"class must be one of {self.labels} or an index of them, got {prompt!r}")
-        indices = [self.labels.index(prompt) if isinstance(prompt, str) else int(prompt) for prompt in prompts]
-        return Conditioning({"class_index": torch.tensor(indices)})
-
+    @override
     def denoise(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        """Return the best prediction of the schedule's target (eps, v or u) given the class: (b, C, H, W) float64.
-
-        Args:
-            x_t: (b, C, H, W) noised latents.
-            t: (b,) int64 timesteps.
-            cond: b classes.
-        """
-        flat = x_t.double().flatten(1)
         alpha, sigma = (table[t][:, None, None] for table in (self.schedule.alpha, self.schedule.sigma))
         variances = alpha**2 * self._variances + sigma**2  # of x_t given k, along the axes of k: (b, k, D)
-        along = torch.einsum("kij,bki->bkj", self._axes, flat[:, None] - alpha * self.means)
+        offset = x_t.double().flatten(1)[:, None] - alpha * self.means
+        along = torch.einsum("kij,bki->bkj", self._axes, offset)
         log_joint = self._log_weights[cond.tensors["class_index"]] + _log_normal(along, variances)
         r = torch.einsum("kij,bkj->bki", self._axes, along / variances)
         x0_k = self.means + alpha * torch.einsum("kij,bkj->bki", self.covariances, r)
@@ -172,11 +151,7 @@ class GaussianMixtureModel:
         return self.log_density(x0).softmax(1)
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw points of all classes with equal probability.
-
-        Returns:
-            x0 (n, C, H, W) float32 and their classes (n,) int64.
-        """
+        """Return n points x0 (n, C, H, W), float32, and their classes (n,), drawn with equal probability."""
         drawn = torch.randint(len(self.labels), (n,), generator=generator)
         component = torch.multinomial(self._log_weights.exp()[drawn], 1, generator=generator)[:, 0]
         standard = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)

@@ -20,12 +20,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from diffclf.models.fingerprint import fingerprint, network_settings
-from diffclf.models.protocol import ModelError, UnsupportedModelError
+from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError, check_pixels
 from diffclf.schedule import NoiseSchedule
 
-__all__ = ["LatentDiffusionModel", "noise_schedule"]
+__all__ = ["LatentDiffusionModel", "list_prompts", "noise_schedule"]
 
 AUTOENCODER_PIXELS = 2**20  # per pass: 4 images of 512 x 512, which keeps its float32 activations within 2 GB
 PREDICTION_TYPES = ("epsilon", "v_prediction")  # of the schedulers that have alphas_cumprod
@@ -37,44 +38,44 @@ def noise_schedule(scheduler: object, name: str) -> tuple[torch.Tensor, NoiseSch
     Raises:
         UnsupportedModelError: the scheduler has no such table, or the network predicts neither the noise nor v.
     """
-    kind = type(scheduler).__name__
     table = getattr(scheduler, "alphas_cumprod", None)
     prediction_type = scheduler.config.get("prediction_type", "epsilon")
-    if table is None:
+    if table is None or prediction_type not in PREDICTION_TYPES:
         raise UnsupportedModelError(
-            f"scheduler of {name} must have alphas_cumprod (DDPM, DDIM, PNDM, Euler, DPM++, ...), got {kind}, which "
-            "has none"
-        )
-    if prediction_type not in PREDICTION_TYPES:
-        raise UnsupportedModelError(
-            f"prediction_type of {name} must be one of {', '.join(PREDICTION_TYPES)}, got {prediction_type!r} ({kind})"
+            f"scheduler of {name} must have alphas_cumprod (DDPM, DDIM, PNDM, Euler, DPM++, ...) and a prediction_type "
+            f"out of {', '.join(PREDICTION_TYPES)}, got {type(scheduler).__name__} with {prediction_type!r}"
         )
     table = torch.as_tensor(table).detach().to("cpu", torch.float64, copy=True)
     return table, NoiseSchedule.variance_preserving(table, prediction_type)
 
 
-class LatentDiffusionModel:
+def list_prompts(prompts: object) -> list:
+    """Return prompts as a list; raise TypeError for a single string or number and ModelError for none."""
+    if isinstance(prompts, str | bytes) or not hasattr(prompts, "__iter__"):
+        raise TypeError(f"prompts must be a sequence with one entry per prompt, got {prompts!r}")
+    listed = list(prompts)
+    if not listed:
+        raise ModelError("prompts must have at least one entry, got none")
+    return listed
+
+
+class LatentDiffusionModel(DiffusionModel):
     """A network on the latents of an autoencoder: the common part of Stable Diffusion and DiT.
 
     The model takes the pipeline over: networks in evaluation mode and without gradients, autoencoder in float32.
-
-    Args:
-        pipeline: A diffusers pipeline with `vae` and `scheduler`.
-        network: The pipeline's U-Net or transformer.
-        name: What to call the model in messages and records.
 
     Raises:
         UnsupportedModelError: the parts do not fit together as a denoiser of the autoencoder's latents.
 
     Attributes:
-        pipeline: The pipeline, for sampling and for looking at its parts. In half precision sample with
+        pipeline: the pipeline, for sampling and for looking at its parts. In half precision sample with
             `output_type="latent"` and use `decode_latents`, since the autoencoder is in float32.
-        stored_calibration: The content of `racing.json` beside the weights, of whatever weights; None without a file.
-        kind: The class of the pipeline in diffusers.
-        parts: The parts of the pipeline that are read, and the classes each part may have. A part with weights is read
+        stored_calibration: the content of `racing.json` beside the weights, of whatever weights; None without a file.
+        kind: the class of the pipeline in diffusers.
+        parts: the parts of the pipeline that are read, and the classes each part may have. A part with weights is read
             with the first class.
-        left_out: Arguments that make the pipeline do without its other parts.
-        index_entries: Entries of `model_index.json` that the model's constructor takes.
+        left_out: arguments that make the pipeline do without its other parts.
+        index_entries: entries of `model_index.json` that the model's constructor takes.
     """
 
     kind: ClassVar[str]
@@ -85,7 +86,6 @@ class LatentDiffusionModel:
     stored_calibration: Mapping[str, Any] | None = None
 
     def __init__(self, pipeline: Any, network: torch.nn.Module, name: str) -> None:  # noqa: ANN401 (diffusers' type)
-        """Take the pipeline over."""
         self.name = name
         self.pipeline = pipeline
         self._alphas_cumprod, self.schedule = noise_schedule(pipeline.scheduler, name)
@@ -94,95 +94,57 @@ class LatentDiffusionModel:
         parameter = next(network.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
 
-        channels = self.vae.config.latent_channels
-        outputs = network.config.out_channels or network.config.in_channels
-        if network.config.in_channels != channels or outputs not in (channels, 2 * channels):
+        config, channels = network.config, self.vae.config.latent_channels
+        size, outputs = config.sample_size, config.out_channels or config.in_channels
+        if config.in_channels != channels or outputs not in (channels, 2 * channels) or not isinstance(size, int):
             raise UnsupportedModelError(
                 f"network of {name} must map the autoencoder's {channels} channels to {channels} or {2 * channels}, "
-                f"got {network.config.in_channels} to {outputs}"
+                f"with a whole number as sample_size, got {config.in_channels} to {outputs} with {size!r}"
             )
         self.learns_variance = outputs == 2 * channels
-        size = network.config.sample_size
-        if not isinstance(size, int):
-            raise UnsupportedModelError(f"sample_size of {name} must be one whole number, got {size!r}")
         self.latent_shape = (channels, size, size)
         self.image_size = size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self._n_at_once = max(1, AUTOENCODER_PIXELS // self.image_size**2)
+        self._shift, self._scale = self.vae.config.get("shift_factor") or 0.0, self.vae.config.scaling_factor
 
+    @override
     @torch.no_grad()
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return x0: the means of the images' latents, shifted and scaled as the network expects.
-
-        Args:
-            pixels: (n, 3, image_size, image_size), in [-1, 1].
-
-        Returns:
-            (n, C, H, W), float32, on the model's device.
-        """
-        expected = (3, self.image_size, self.image_size)
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
-            raise ValueError(f"pixels must have shape (n, {', '.join(map(str, expected))}), got {tuple(pixels.shape)}")
+        check_pixels(pixels, self.image_size)
         if not len(pixels):
             return torch.empty(0, *self.latent_shape, device=self.device)
-        shift, scale = self._latent_factors
-        n_at_once = max(1, AUTOENCODER_PIXELS // self.image_size**2)
-        parts = (part.to(self.device, torch.float32) for part in pixels.split(n_at_once))
-        return (torch.cat([self.vae.encode(part).latent_dist.mean for part in parts]) - shift) * scale
+        parts = (part.to(self.device, torch.float32) for part in pixels.split(self._n_at_once))
+        return (torch.cat([self.vae.encode(part).latent_dist.mean for part in parts]) - self._shift) * self._scale
 
     @torch.no_grad()
     def decode_latents(self, x0: torch.Tensor) -> torch.Tensor:
-        """Return the pixels of latents, the way back of `encode_images`.
-
-        Args:
-            x0: (n, C, H, W), of any floating dtype.
-
-        Returns:
-            (n, 3, image_size, image_size), float32, not clipped to [-1, 1].
-        """
-        shift, scale = self._latent_factors
-        latents = x0.to(self.device, torch.float32) / scale + shift
-        n_at_once = max(1, AUTOENCODER_PIXELS // self.image_size**2)
-        return torch.cat([self.vae.decode(part).sample for part in latents.split(n_at_once)])
+        """Return the pixels of latents (n, C, H, W), the way back of `encode_images`; not clipped to [-1, 1]."""
+        latents = x0.to(self.device, torch.float32) / self._scale + self._shift
+        return torch.cat([self.vae.decode(part).sample for part in latents.split(self._n_at_once)])
 
     @cached_property
+    @override
     def fingerprint(self) -> str:
-        """A hash of all that determines the numbers; computed on first use (seconds for a large model)."""
-        more_networks, more_settings = self._more_for_fingerprint()
-        networks = {"network": self.network, "vae": self.vae, **more_networks}
-        settings = {
+        networks, settings = self._more_for_fingerprint()
+        networks |= {"network": self.network, "vae": self.vae}
+        settings |= {
             "alphas_cumprod": self._alphas_cumprod.numpy().tobytes().hex(),
             "prediction_type": self.schedule.prediction_type,
-            "latent_factors": self._latent_factors,
+            "latent_factors": (self._shift, self._scale),
             "network": network_settings(self.network),
             "vae": network_settings(self.vae),
-            **more_settings,
         }
         return fingerprint(networks, settings)
 
     @property
+    @override
     def calibration(self) -> Mapping[str, Any] | None:
-        """The stored calibration of a race, or None if there is none for exactly these weights."""
         stored = self.stored_calibration
         return stored if stored and stored.get("fingerprint") == self.fingerprint else None
-
-    @property
-    def _latent_factors(self) -> tuple[float, float]:
-        """The shift and the scaling of the latents."""
-        config = self.vae.config
-        return config.get("shift_factor") or 0.0, config.scaling_factor
 
     def _more_for_fingerprint(self) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
         """Return the other networks, and the other settings, that determine the numbers."""
         return {}, {}
 
-    def _check_sequence(self, prompts: object) -> list:
-        """Return prompts as a list; a single string is not a sequence of prompts."""
-        if isinstance(prompts, str | bytes | int) or not hasattr(prompts, "__iter__"):
-            raise TypeError(f"prompts must be a sequence with one entry per prompt, got {prompts!r}")
-        listed = list(prompts)
-        if not listed:
-            raise ModelError("prompts must have at least one entry, got none")
-        return listed
-
     def __repr__(self) -> str:
-        """Return the name and the facts that matter when reading a log."""
         return f"{type(self).__name__}({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"

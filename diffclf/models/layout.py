@@ -1,10 +1,12 @@
-"""How a pipeline of diffusers is stored in a folder, and which kinds of pipelines are supported.
+"""How a pipeline of diffusers is stored, in a folder or on the Hugging Face hub, and which kinds are supported.
 
 A folder has `model_index.json`, which names the pipeline's class and the library and class of every part, and one
-sub-folder per part. All checks here read that file and file names only.
+sub-folder per part. All checks here read that file and file names only. A model on the hub is downloaded once into its
+cache: the files that a classifier reads, in the main variant (a repository may hold the same weights in many forms).
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +15,24 @@ from diffclf.models.latent import LatentDiffusionModel
 from diffclf.models.protocol import ModelError, UnsupportedModelError
 from diffclf.models.stable_diffusion import StableDiffusionModel
 
-__all__ = ["CALIBRATION", "INDEX", "check_files", "check_kind", "first_line", "read_object"]
+__all__ = ["CALIBRATION", "HUB_ID", "INDEX", "check_files", "check_kind", "first_line", "hub_folder", "read_object"]
 
 INDEX = "model_index.json"
 CALIBRATION = "racing.json"
 
 MODELS: dict[str, type[LatentDiffusionModel]] = {model.kind: model for model in (StableDiffusionModel, DiTModel)}
-"""The class of model for each kind of pipeline. A new kind is one more file and one more entry here."""
 SUPPORTED = f"supported: {', '.join(MODELS)}"
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler")
-UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".msgpack")
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
+ENDINGS = (".json", ".txt", ".safetensors")
+OTHER_VARIANTS = "*.*.safetensors"  # such as model.fp16.safetensors
 
 
 def read_object(file: Path, name: str) -> dict[str, Any]:
-    """Return the content of a JSON file of a model.
-
-    Raises:
-        ModelError: there is no such file, or it holds no JSON object.
-    """
+    """Return the content of a JSON file of a model; raise ModelError if it is missing or holds no JSON object."""
     if not file.is_file():
         raise ModelError(
-            f"{name} has no {file.name} (in {file.parent}): it is not a pipeline of diffusers; {SUPPORTED}"
+            f"{name} has no {file.name} (in {file.parent}), so it is no pipeline of diffusers; {SUPPORTED}"
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -62,11 +61,41 @@ def check_files(part: str, folder: Path, name: str) -> None:
     """Raise ModelError unless a part's folder is there and its weights, if it has any, are in safetensors files."""
     if not folder.is_dir():
         raise ModelError(f"{name} has no {part}: {folder} is missing")
-    if part in WITHOUT_WEIGHTS or any(folder.glob("*.safetensors")):
-        return
-    others = sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE)
-    found = f"only {', '.join(others)}, which may run code when read" if others else "no weights"
-    raise ModelError(f"{part} of {name} must have weights in a safetensors file, got {found} (in {folder})")
+    found = sorted(path.name for path in folder.iterdir())
+    if part not in WITHOUT_WEIGHTS and not any(file.endswith(".safetensors") for file in found):
+        raise ModelError(f"{part} of {name} must have weights in a safetensors file, got {found} (in {folder})")
+
+
+def hub_folder(name: str) -> Path:
+    """Download the needed files of a model on the hub, after a check of its kind; return its folder in the cache."""
+    import httpx
+    from huggingface_hub import constants, errors, hf_hub_download, snapshot_download
+
+    repository, _, revision = name.partition("@")
+    at = {"repo_id": repository, "revision": revision or None}
+    try:
+        parts = check_kind(read_object(Path(hf_hub_download(filename=INDEX, **at)), name), name).parts
+        needed = [INDEX, CALIBRATION, *(f"{part}/*{ending}" for part in parts for ending in ENDINGS)]
+        return Path(snapshot_download(**at, allow_patterns=needed, ignore_patterns=OTHER_VARIANTS))
+    except ModelError:
+        raise
+    # Without a network, or with a bad one, the library ends in one of half a dozen classes.
+    except (OSError, RuntimeError, ValueError, httpx.HTTPError, errors.RevisionResolutionError) as error:
+        reasons = {
+            errors.GatedRepoError: "the hub asks for its terms to be accepted: do so there and log in",
+            errors.RepositoryNotFoundError: "the hub has no such model, or none for this user",
+            errors.RevisionNotFoundError: f"the model on the hub has no revision {revision!r}",
+            errors.RemoteEntryNotFoundError: f"the model on the hub has no {INDEX}; {SUPPORTED}",
+            errors.LocalEntryNotFoundError: "the hub cannot be reached",
+            Exception: f"the hub answers with {type(error).__name__}: {first_line(error)}",
+        }
+        why = next(reason for kind, reason in reasons.items() if isinstance(error, kind))
+        if constants.is_offline_mode():
+            why = "HF_HUB_OFFLINE is set, so it is not looked for on the hub"
+        raise ModelError(
+            f"no model {name!r} here: no such directory, not (or not all of it) in the cache {constants.HF_HUB_CACHE}, "
+            f"and {why}"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from diffclf.models import layout
 from diffclf.models.compiled import CompiledDenoiser
-from diffclf.models.hub import HUB_ID, hub_folder
 from diffclf.models.latent import noise_schedule
-from diffclf.models.layout import CALIBRATION, INDEX, WITHOUT_WEIGHTS, check_files, check_kind, first_line, read_object
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
 from diffclf.paths import data_dir
 
@@ -39,36 +38,31 @@ def load_model(
     """Load a diffusion model.
 
     Args:
-        name_or_path: A built-in name ("mini-sd"), one with a version along its training ("mini-sd@2"), a folder in
+        name_or_path: a built-in name ("mini-sd"), one with a version along its training ("mini-sd@2"), a folder in
             diffusers' layout, or a hub id, which may carry a revision ("owner/name@refs/pr/1"). A built-in name wins
             over a folder of that name; write "./name" for the folder.
-        device: Where to put it; by default "cuda" if there is one, else "cpu".
-        dtype: Precision of the networks ("float32", "float16", "bfloat16" or torch's); by default float16 on CUDA,
+        device: by default "cuda" if there is one, else "cpu".
+        dtype: precision of the networks ("float32", "float16", "bfloat16" or torch's); by default float16 on CUDA,
             else float32. The autoencoder is in float32 always.
-        compile: Compile the network with `torch.compile` (`diffclf.models.compiled`): a minute before the first
+        compile: compile the network with `torch.compile` (`diffclf.models.compiled`): a minute before the first
             batch, a quarter or so more evaluations per second after it. Worth it for runs of many minutes.
-
-    Returns:
-        A `StableDiffusionModel` or a `DiTModel`.
 
     Raises:
         ModelError: there is no such model, or its files are incomplete.
         UnsupportedModelError: the model is of a kind that is not supported.
     """
-    if not isinstance(name_or_path, str | os.PathLike):
-        raise ModelError(f"model must be a built-in name, a directory or a hub id, got {name_or_path!r}")
     device = _device(device)
     dtype = _dtype(dtype, device)
     folder, version = _locate(name_or_path)
     name = os.fspath(name_or_path)
-    index = read_object(folder / INDEX, name)
-    model_class = check_kind(index, name)
+    index = layout.read_object(folder / layout.INDEX, name)
+    model_class = layout.check_kind(index, name)
     classes = {part: accepted[0] if accepted else index[part][1] for part, accepted in model_class.parts.items()}
     folders = {part: (version if version and part in VERSIONED else folder) / part for part in classes}
     for part, part_folder in folders.items():
-        check_files(part, part_folder, name)
-    calibration = (version or folder) / CALIBRATION
-    stored = read_object(calibration, name) if calibration.is_file() else None
+        layout.check_files(part, part_folder, name)
+    calibration = (version or folder) / layout.CALIBRATION
+    stored = layout.read_object(calibration, name) if calibration.is_file() else None
     with _quiet():
         parts = _read_parts(classes, folders, name, device, dtype)
         with _explained(f"{name} cannot be put together as a {model_class.kind}", folder):
@@ -88,7 +82,7 @@ def built_in_models() -> dict[str, list[str]]:
     except FileNotFoundError:
         return {}
     found = {}
-    for folder in sorted(path.parent for path in root.glob(f"*/{INDEX}")):
+    for folder in sorted(path.parent for path in root.glob(f"*/{layout.INDEX}")):
         versions = [path.name for path in (folder / "versions").glob("*") if path.is_dir()]
         found[folder.name] = sorted(versions, key=lambda version: (len(version), version))  # "2" before "10"
     return found
@@ -96,14 +90,13 @@ def built_in_models() -> dict[str, list[str]]:
 
 def _device(device: str | torch.device | None) -> torch.device:
     """Return the device to use."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    n_cuda = torch.cuda.device_count()
     try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ModelError(f"device must be cpu, cuda, cuda:0, ..., got {device!r}") from error
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"device must be one that is there, got {device}; CUDA devices: {torch.cuda.device_count()}")
+        chosen = torch.device(("cuda" if n_cuda else "cpu") if device is None else device)
+    except (RuntimeError, TypeError):
+        chosen = None
+    if chosen is None or chosen.type == "cuda" and (chosen.index or 0) >= n_cuda:
+        raise ModelError(f"device must be cpu, cuda, cuda:0, ..., got {device!r}; CUDA devices here: {n_cuda}")
     return chosen
 
 
@@ -119,10 +112,9 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
 
 def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     """Return the folder of a model, and the folder of its version if one was asked for."""
-    name = os.fspath(name_or_path)
-    if not name.strip():
-        raise ModelError("model must be a built-in name, a directory or a hub id, got an empty string")
-    built_in = built_in_models()
+    if not isinstance(name_or_path, str | os.PathLike) or not os.fspath(name_or_path).strip():
+        raise ModelError(f"model must be a built-in name, a directory or a hub id, got {name_or_path!r}")
+    name, built_in = os.fspath(name_or_path), built_in_models()
     base, at, version = name.partition("@")
     if isinstance(name_or_path, str) and base in built_in:
         folder = data_dir() / "models" / base
@@ -131,28 +123,19 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
             raise ModelError(f"no version {version!r} of {base}; versions: {listed} (and {base}, the final)")
         return folder, folder / "versions" / version if at else None
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.exists():
         return path, None
-    if path.is_file():
-        raise ModelError(f"model must be a directory in diffusers' layout, got the file {name}")
-    if isinstance(name_or_path, str) and HUB_ID.fullmatch(name):
-        return hub_folder(name), None
+    if isinstance(name_or_path, str) and layout.HUB_ID.fullmatch(name):
+        return layout.hub_folder(name), None
     known = ", ".join(built_in) or "none, for lack of a data folder with models"
-    raise ModelError(
-        f"no model {name!r}: it is not built in (built in: {known}), there is no such directory, and it does not look "
-        "like a hub id (owner/name)"
-    )
+    raise ModelError(f"no model {name!r}: not built in ({known}), no such directory, and no hub id (owner/name)")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the progress bars and warnings of transformers and diffusers while a model is loaded.
-
-    The important ones are checked here and raised as errors; the others (which image processor would be used, the type
-    of id2label) do not concern a classifier. transformers comes first, since importing diffusers makes it log.
-    """
+    """Silence transformers and diffusers while a model is loaded; what matters is checked here and raised as errors."""
     with ExitStack() as restore:
-        for library in ("transformers", "diffusers"):
+        for library in ("transformers", "diffusers"):  # in this order, since importing diffusers makes the first log
             log = import_module(f"{library}.utils.logging")
             restore.callback(log.set_verbosity, log.get_verbosity())
             log.set_verbosity_error()
@@ -168,32 +151,27 @@ def _explained(problem: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise ModelError(f"{problem}: {first_line(error)} (in {folder})") from error
+        raise ModelError(f"{problem}: {layout.first_line(error)} (in {folder})") from error
 
 
 def _read_parts(
     classes: dict[str, str], folders: dict[str, Path], name: str, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
     """Return the scheduler and the networks of a pipeline; the networks are on the device, in their precision."""
-    parts = {"scheduler": _read_scheduler(classes["scheduler"], folders["scheduler"], name)}
-    noise_schedule(parts["scheduler"], name)  # checked before the weights are read
-    for part, class_name in classes.items():
-        if part not in WITHOUT_WEIGHTS:
-            network = _read_network(class_name, part, folders[part], name)
-            parts[part] = network.to(device=device, dtype=torch.float32 if part == "vae" else dtype)
-    return parts
-
-
-def _read_scheduler(class_name: str, folder: Path, name: str) -> Any:  # noqa: ANN401 (any scheduler class)
-    """Read a scheduler."""
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-    cls = getattr(diffusers, class_name, None)
+    cls = getattr(diffusers, classes["scheduler"], None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
-        raise UnsupportedModelError(f"scheduler of {name} must be one of diffusers' schedulers, got {class_name}")
-    with _explained(f"scheduler of {name} cannot be read", folder):
-        return cls.from_pretrained(folder, local_files_only=True)
+        raise UnsupportedModelError(f"scheduler of {name} must be one of diffusers', got {classes['scheduler']}")
+    with _explained(f"scheduler of {name} cannot be read", folders["scheduler"]):
+        parts = {"scheduler": cls.from_pretrained(folders["scheduler"], local_files_only=True)}
+    noise_schedule(parts["scheduler"], name)  # checked before the weights are read
+    for part, class_name in classes.items():
+        if part not in layout.WITHOUT_WEIGHTS:
+            network = _read_network(class_name, part, folders[part], name)
+            parts[part] = network.to(device=device, dtype=torch.float32 if part == "vae" else dtype)
+    return parts
 
 
 def _read_network(class_name: str, part: str, folder: Path, name: str) -> torch.nn.Module:
@@ -202,15 +180,15 @@ def _read_network(class_name: str, part: str, folder: Path, name: str) -> torch.
     import transformers
 
     cls = getattr(diffusers, class_name, None) or getattr(transformers, class_name)
-    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    if part == "text_encoder":
-        # The error of transformers for a wrong shape does not name the weight; its loading info does.
-        options["ignore_mismatched_sizes"] = True
+    # The error of transformers for a wrong shape does not name the weight; its loading info does.
+    options = {"ignore_mismatched_sizes": True} if part == "text_encoder" else {}
     with _explained(f"{part} of {name} cannot be read", folder):
-        network, info = cls.from_pretrained(folder, **options)
-    for keys, problem in ((info["missing_keys"], "lacks"), (info["mismatched_keys"], "has in another shape")):
-        names = sorted(key if isinstance(key, str) else key[0] for key in keys)
+        network, info = cls.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+        )
+    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    for names, problem in ((info["missing_keys"], "lacks"), (mismatched, "has in another shape")):
         if names:
-            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            some = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
             raise ModelError(f"{part} of {name} {problem} {len(names)} of its weights: {some} (in {folder})")
     return network

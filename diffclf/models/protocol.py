@@ -4,8 +4,7 @@ A model maps a noised latent x_t, a timestep t and a conditioning to the raw out
 noise schedule makes eps_hat. The classifier also needs the way into the latents (images to x0) and the way into the
 conditionings (prompts to cond).
 
-Anything with these attributes and methods can be classified with: a pipeline of diffusers, or a density that is known
-exactly.
+Anything with these attributes and methods can be classified with: a pipeline of diffusers, or a known density.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import torch
 from diffclf.models.conditioning import Conditioning
 from diffclf.schedule import NoiseSchedule
 
-__all__ = ["DiffusionModel", "ModelError", "UnsupportedModelError"]
+__all__ = ["DiffusionModel", "ModelError", "UnsupportedModelError", "check_pixels"]
 
 
 class ModelError(ValueError):
@@ -32,14 +31,14 @@ class DiffusionModel(Protocol):
     """A conditional diffusion model in some latent space.
 
     Attributes:
-        name: What `load_model` was given.
-        device: Where the network is and where its inputs and outputs are.
-        dtype: The network's precision.
-        image_size: Side of the square images, in pixels.
+        name: what `load_model` was given.
+        device: where the network is and where its inputs and outputs are.
+        dtype: the network's precision.
+        image_size: side of the square images, in pixels.
         latent_shape: (C, H, W) of x0.
         schedule: alpha_t and sigma_t for t = 0 .. T-1, on the CPU, and what the network predicts.
-        learns_variance: Whether the output has 2C channels, the second half being the variance's interpolation.
-        labels: Names of the classes of a class-conditional model, in index order; None for a model of text.
+        learns_variance: whether the output has 2C channels, the second half being the variance's interpolation.
+        labels: names of the classes of a class-conditional model, in index order; None for a model of text.
     """
 
     name: str
@@ -54,37 +53,29 @@ class DiffusionModel(Protocol):
     @property
     def fingerprint(self) -> str:
         """A hash of all weights and settings that determine the model's numbers, 16 hexadecimal digits."""
-        ...
 
     @property
     def calibration(self) -> Mapping[str, Any] | None:
         """The calibration of a race for exactly these weights (the content of `racing.json`), or None."""
-        ...
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return x0, the scaled means of the images' latents.
+        """Return x0 (n, C, H, W), float32 on the device: the scaled means of the images' latents.
 
-        Args:
-            pixels: (n, 3, image_size, image_size), float32 in [-1, 1].
-
-        Returns:
-            (n, C, H, W), float32, on the model's device.
+        Pixels are (n, 3, image_size, image_size), in [-1, 1]; another shape raises ValueError.
         """
-        ...
 
     def encode_prompts(self, prompts: Sequence[str] | Sequence[int]) -> Conditioning:
-        """Return one conditioning per prompt, on the model's device."""
-        ...
+        """Return one conditioning per prompt, on the device; an unknown class raises ValueError."""
 
     def denoise(self, x_t: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
-        """Return the network's raw output.
+        """Return the network's raw output, (b, C, H, W), or (b, 2C, H, W) if the variance is learned.
 
-        Args:
-            x_t: Noised latents (b, C, H, W), of any floating dtype.
-            t: Timesteps (b,), int64.
-            cond: b conditionings, rows of what `encode_prompts` returned.
-
-        Returns:
-            (b, C, H, W), or (b, 2C, H, W) if the variance is learned, in the model's dtype.
+        Noised latents x_t are (b, C, H, W), of any floating dtype, timesteps (b,) int64; cond has b rows. The output is
+        in the model's dtype.
         """
-        ...
+
+
+def check_pixels(pixels: torch.Tensor, size: int) -> None:
+    """Raise ValueError unless pixels have shape (n, 3, size, size)."""
+    if pixels.shape[1:] != (3, size, size):
+        raise ValueError(f"pixels must have shape (n, 3, {size}, {size}), got {tuple(pixels.shape)}")

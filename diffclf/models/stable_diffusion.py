@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from diffclf.models.conditioning import Conditioning
-from diffclf.models.latent import LatentDiffusionModel
+from diffclf.models.latent import LatentDiffusionModel, list_prompts
 from diffclf.models.protocol import UnsupportedModelError
 
 __all__ = ["StableDiffusionModel"]
@@ -26,11 +27,8 @@ TEXT_SETTINGS = ("hidden_act", "layer_norm_eps", "num_attention_heads", "num_hid
 class StableDiffusionModel(LatentDiffusionModel):
     """A `StableDiffusionPipeline` behind the protocol of `DiffusionModel`.
 
-    Its attributes are those of `DiffusionModel` and `LatentDiffusionModel`.
-
-    Args:
-        pipeline: A `StableDiffusionPipeline`, version 1 or 2, in one precision and on one device.
-        name: What to call the model in messages and records.
+    The pipeline is of version 1 or 2, in one precision and on one device. A prompt longer than the tokenizer's length is
+    cut, as in the pipeline; a warning in the log names it. The empty prompt is the unconditional model's.
 
     Raises:
         UnsupportedModelError: the pipeline is not a plain text-to-image one.
@@ -45,10 +43,8 @@ class StableDiffusionModel(LatentDiffusionModel):
         "scheduler": (),
     }
     left_out = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
-    null_prompt = ""  # the prompt of the unconditional model
 
     def __init__(self, pipeline: Any, name: str = "stable-diffusion") -> None:  # noqa: ANN401 (diffusers' type)
-        """Take the pipeline over."""
         super().__init__(pipeline, pipeline.unet, name)
         config = pipeline.unet.config
         extra = [key for key in ("class_embed_type", "time_cond_proj_dim") if config.get(key)]
@@ -61,62 +57,41 @@ class StableDiffusionModel(LatentDiffusionModel):
         self.network.to(memory_format=torch.channels_last)
         self.text_encoder = pipeline.text_encoder.eval().requires_grad_(False)
         self.tokenizer = pipeline.tokenizer
+        # Only some text encoders were trained with the padding masked; their configuration says so.
+        self._masked = bool(getattr(self.text_encoder.config, "use_attention_mask", False))
 
+    @override
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Return the text encoder's hidden states.
-
-        A prompt longer than the tokenizer's length is cut, as in the pipeline; a warning in the log names it. The
-        empty prompt is the unconditional model's.
-
-        Args:
-            prompts: n strings.
-
-        Returns:
-            "hidden_states": (n, L, D), in the model's dtype, on its device.
-
-        Raises:
-            ModelError: no prompts.
-            TypeError: prompts are not a sequence of strings.
-        """
-        prompts = self._check_sequence(prompts)
+        prompts, length = list_prompts(prompts), self.tokenizer.model_max_length
         for prompt in prompts:
             if not isinstance(prompt, str):
                 raise TypeError(f"a prompt of {self.name} must be a string, got {prompt!r}")
-        self._warn_of_cut(prompts)
+        for prompt, ids in zip(prompts, self.tokenizer(prompts, verbose=False).input_ids, strict=True):
+            if len(ids) > length:
+                logger.warning("prompt has %d tokens; %s uses the first %d: %r", len(ids), self.name, length, prompt)
         parts = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
         return Conditioning({"hidden_states": torch.cat([self._hidden_states(part) for part in parts])})
 
+    @override
     def denoise(self, x_t: torch.Tensor, t: torch.Tensor, cond: Conditioning) -> torch.Tensor:
-        """Return the U-Net's raw output (b, C, H, W) for x_t (b, C, H, W), t (b,) and b conditionings."""
         x_t = x_t.to(self.device, self.dtype, memory_format=torch.channels_last)
         hidden_states = cond.tensors["hidden_states"].to(self.device, self.dtype)
         return self.network(x_t, t.to(self.device), encoder_hidden_states=hidden_states).sample
 
     def _hidden_states(self, prompts: list[str]) -> torch.Tensor:
-        """Return the hidden states of a batch of prompts, as the pipeline computes them."""
+        """Return the hidden states of a batch of prompts (n, L, D), as the pipeline computes them."""
         length = self.tokenizer.model_max_length
         tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        # Only some text encoders were trained with the padding masked; their configuration says so.
-        masked = getattr(self.text_encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(self.device) if masked else None
+        mask = tokens.attention_mask.to(self.device) if self._masked else None
         return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].to(self.dtype)
 
-    def _warn_of_cut(self, prompts: list[str]) -> None:
-        """Log a warning for each prompt that is longer than the tokenizer's length."""
-        length = self.tokenizer.model_max_length
-        for prompt, ids in zip(prompts, self.tokenizer(prompts, verbose=False).input_ids, strict=True):
-            if len(ids) > length:
-                logger.warning(
-                    "prompt has %d tokens of which %s uses the first %d: %r", len(ids), self.name, length, prompt
-                )
-
+    @override
     def _more_for_fingerprint(self) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
-        config = self.text_encoder.config
         rules = json.loads(self.tokenizer.backend_tokenizer.to_str())["model"]
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in rules["merges"]]
         return {"text_encoder": self.text_encoder}, {
-            "text_encoder": {key: getattr(config, key) for key in TEXT_SETTINGS},
-            "text_mask": bool(getattr(config, "use_attention_mask", False)),
+            "text_encoder": {key: getattr(self.text_encoder.config, key) for key in TEXT_SETTINGS},
+            "text_mask": self._masked,
             "tokenizer": [rules["vocab"], merges, self.tokenizer.model_max_length],
         }

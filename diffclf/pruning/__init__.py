@@ -1,12 +1,11 @@
 """Pruning strategies: which prompts to evaluate on which trials."""
 
-from diffclf.pruning.base import Round, Strategy, run_stored
+from diffclf.pruning.base import Round, Strategy, Subset, run_stored
 from diffclf.pruning.calibration import Calibration
-from diffclf.pruning.exhaustive import Exhaustive
 from diffclf.pruning.hierarchy import Hierarchical
 from diffclf.pruning.racing import Racing
-from diffclf.pruning.shortlist import Shortlist, Subset
-from diffclf.pruning.staged import Staged
+from diffclf.pruning.shortlist import Shortlist
+from diffclf.pruning.staged import Exhaustive, Staged
 
 __all__ = [
     "Calibration",

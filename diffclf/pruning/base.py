@@ -18,7 +18,7 @@ from typing_extensions import override
 from diffclf.models.protocol import DiffusionModel
 from diffclf.trials import TrialList
 
-__all__ = ["Round", "Strategy", "Wrapped", "check_count", "check_timesteps", "run_stored"]
+__all__ = ["Round", "Strategy", "Subset", "Wrapped", "check_count", "check_timesteps", "run_stored", "widen"]
 
 
 def check_count(name: str, value: object, least: int = 1) -> None:
@@ -35,29 +35,17 @@ def check_timesteps(n: int, n_timesteps: int) -> None:
 
 @dataclass(frozen=True)
 class Round:
-    """One look of a race.
+    """One look of a race at the m prompts that are still in."""
 
-    Attributes:
-        n_trials: trials that each of the raced prompts has had.
-        raced: (m,) prompts that were still in.
-        survivors: (k,) those of them that still are, after this look.
-        best: the prompt with the lowest mean error.
-        means: (m,) mean errors of the raced prompts.
-        differences: (m,) means minus that of the best.
-        margins: (m,) a prompt is dropped when its difference exceeds its margin; infinite where none may be dropped.
-        n_evaluations: denoiser evaluations so far, of all prompts.
-        finished: whether the race is over: one survivor, all trials taken, or the budget spent.
-    """
-
-    n_trials: int
-    raced: NDArray[np.int64]
-    survivors: NDArray[np.int64]
-    best: int
-    means: NDArray[np.float64]
-    differences: NDArray[np.float64]
-    margins: NDArray[np.float64]
-    n_evaluations: int
-    finished: bool
+    n_trials: int  # that each of them has had
+    raced: NDArray[np.int64]  # (m,) the prompts
+    survivors: NDArray[np.int64]  # (k,) those that are still in after this look
+    best: int  # the prompt with the lowest mean error
+    means: NDArray[np.float64]  # (m,) mean errors
+    differences: NDArray[np.float64]  # (m,) means minus that of the best
+    margins: NDArray[np.float64]  # (m,) a larger difference drops a prompt; infinite where none may be dropped
+    n_evaluations: int  # denoiser evaluations so far, of all prompts
+    finished: bool  # the race is over: one survivor, all trials taken, or the budget spent
 
 
 class Strategy(ABC):
@@ -65,50 +53,30 @@ class Strategy(ABC):
 
     @abstractmethod
     def trial_list(self, n_timesteps: int = 1000) -> TrialList:
-        """Return all trials that the strategy may ask for.
-
-        Raises:
-            ValueError: the strategy needs more timesteps than the model has.
-        """
+        """Return all trials that the strategy may ask for; raise ValueError if the model has too few timesteps."""
 
     @abstractmethod
     def next(self, errors: NDArray) -> NDArray[np.bool_] | None:
         """Return the (n_prompts, n_trials) mask of entries to evaluate next, or None when done.
 
-        Args:
-            errors: (n_prompts, n_trials) prediction errors, NaN where unknown.
+        All methods take such errors: (n_prompts, n_trials) prediction errors, NaN where unknown.
         """
 
     def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
-        """Return the denoiser evaluations that one image costs at most, the work of a scorer not counted.
-
-        Raises:
-            ValueError: the strategy cannot be run on so many prompts or timesteps.
-        """
-        return n_prompts * len(self.trial_list(n_timesteps))
+        """Return the denoiser evaluations that one image costs at most; raise ValueError if it cannot be run."""
+        alike = np.zeros((n_prompts, len(self.trial_list(n_timesteps))), dtype=np.float32)
+        return int((~np.isnan(run_stored(self, alike))).sum())
 
     def undecided(self, errors: NDArray) -> NDArray[np.int64]:
         """Return the prompts that the strategy could not tell apart at its end; empty if one has won."""
         return np.empty(0, dtype=np.int64)
 
     def rounds(self, errors: NDArray) -> Iterator[Round]:
-        """Yield the looks at a race, as far as the errors known so far go.
-
-        Args:
-            errors: (n_prompts, n_trials) prediction errors, NaN where unknown.
-
-        Raises:
-            ValueError: the strategy has no rounds, or the errors are not of its trials.
-        """
+        """Yield the looks at a race, as far as the errors known so far go; raise ValueError for another strategy."""
         raise ValueError(f"pruning must be Racing(...) for a race, got {self!r}")
 
     def prepare(self, model: DiffusionModel, classnames: Sequence[str]) -> "Strategy":
-        """Return the strategy as it is run with this model and these prompts.
-
-        Args:
-            model: the model.
-            classnames: (n_prompts,) the class of each prompt.
-        """
+        """Return the strategy as it is run with this model and prompts of these classes, (n_prompts,)."""
         return self
 
     def more_prompts(self) -> list[str | int]:
@@ -121,8 +89,6 @@ class Strategy(ABC):
 
     def only(self, rows: Sequence[int]) -> "Strategy":
         """Return the strategy for some of the classes' prompts; the other prompts are never evaluated."""
-        from diffclf.pruning.shortlist import Subset
-
         return Subset(tuple(rows), self)
 
 
@@ -148,18 +114,39 @@ class Wrapped(Strategy):
         return replace(self, then=self.then.prepare(model, classnames))
 
 
+def widen(wanted: NDArray[np.bool_] | None, rows: Sequence[int], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Return the mask of a table of this shape, given the mask of some rows and their first trials."""
+    if wanted is None:
+        return None
+    mask = np.zeros(shape, dtype=bool)
+    mask[list(rows), : wanted.shape[1]] = wanted
+    return mask
+
+
+@dataclass(frozen=True)
+class Subset(Wrapped):
+    """The strategy `then` for the prompts in some rows of the table, in order; the others are never evaluated."""
+
+    rows: tuple[int, ...]
+    then: Strategy
+
+    @override
+    def next(self, errors: NDArray) -> NDArray[np.bool_] | None:
+        return widen(self.then.next(errors[list(self.rows)]), self.rows, errors.shape)
+
+    @override
+    def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
+        return self.then.evaluations(min(len(self.rows), n_prompts), n_timesteps)
+
+    @override
+    def undecided(self, errors: NDArray) -> NDArray[np.int64]:
+        return np.array(self.rows)[self.then.undecided(errors[list(self.rows)])]
+
+
 def run_stored(strategy: Strategy, errors: NDArray) -> NDArray:
-    """Run a strategy on a stored table, as if its entries were computed when asked for.
+    """Run a strategy on a stored table (n_prompts, n_trials) and return the entries that it asked for, NaN elsewhere.
 
-    Args:
-        strategy: the strategy; the columns of the table must be its own trials, in its order.
-        errors: (n_prompts, n_trials) all errors that it may ask for.
-
-    Returns:
-        (n_prompts, n_trials) the entries that it asked for, NaN elsewhere.
-
-    Raises:
-        ValueError: it asked for an entry that the table does not have.
+    The columns must be the strategy's own trials, in its order. Raises ValueError if an entry is missing.
     """
     known = np.full_like(errors, np.nan)
     while (mask := strategy.next(known)) is not None:

@@ -11,20 +11,16 @@ from diffclf.stats import clopper_pearson
 
 __all__ = ["THRESHOLDS", "Calibration", "calibrate", "check_threshold"]
 
-THRESHOLDS = tuple(np.round(np.arange(5, 0.95, -0.1), 1).tolist())
-"""Thresholds that are tried, from the most cautious one on."""
+THRESHOLDS = tuple(np.round(np.arange(5, 0.95, -0.1), 1).tolist())  # from the most cautious one on
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often a race with some threshold drops the winner of the full evaluation.
+    """How often a race drops the winner of the full evaluation: on `n_dropped` of `n_images` images.
 
     Attributes:
         racing: the race.
-        n_images: images that it was run on.
-        n_dropped: images on which the winner of the full evaluation was dropped.
-        bound: one-sided upper Clopper-Pearson bound on the probability of that.
-        level: confidence of the bound.
+        bound: one-sided upper Clopper-Pearson bound on the probability, `level` its confidence.
         n_evaluations: denoiser evaluations per image, on average.
     """
 
@@ -50,26 +46,14 @@ def calibrate(
     the probability of dropping the winner of the full evaluation is at most `error`. The first failure ends the search,
     so that the order of the tests needs no further correction (fixed-sequence testing).
 
-    Args:
-        race: the race.
-        tables: (n_images, n_prompts, trials x repeats) errors of every prompt on every trial.
-        thresholds: candidates.
-        error: largest bound accepted.
-        level: confidence of the one-sided bound.
-
-    Returns:
-        The calibration; its `racing` is the race with the chosen threshold.
-
-    Raises:
-        ValueError: incomplete tables, or so few images that no threshold could pass; or none passes.
+    Tables are (n_images, n_prompts, trials x repeats); `level` is the confidence of the bound. The result's `racing` is
+    the race with the chosen threshold. Raises ValueError for incomplete tables, for so few images that no threshold
+    could pass, and if none passes.
     """
-    tables = np.asarray(tables)
-    n_trials = race.trials * race.repeats
-    if tables.ndim != 3 or tables.shape[2] != n_trials or np.isnan(tables).any():
-        raise ValueError(
-            f"tables must be complete, (n_images, n_prompts, {n_trials}), got {tables.shape}"
-            + (" with NaN" if np.isnan(tables).any() else "")
-        )
+    n_trials, n_unknown = race.trials * race.repeats, int(np.isnan(tables).sum())
+    if tables.ndim != 3 or tables.shape[2] != n_trials or n_unknown:
+        expected = f"(n_images, n_prompts, {n_trials})"
+        raise ValueError(f"tables must be complete, {expected}, got {tables.shape} with {n_unknown} NaN")
     if clopper_pearson(0, len(tables), 2 * level - 1).high > error:
         raise ValueError(f"tables must be of more images to bound an error of {error}, got {len(tables)}")
     chosen = None
@@ -84,11 +68,7 @@ def calibrate(
 
 
 def check_threshold(race: Racing, tables: NDArray, *, level: float = 0.95) -> Calibration:
-    """Return how often a race drops the winner of the full evaluation, on full error tables.
-
-    Raises:
-        ValueError: the race has no threshold.
-    """
+    """Return how often a race with a threshold drops the winner of the full evaluation, on full error tables."""
     if race.threshold is None:
         raise ValueError("threshold must be a number, got None; calibrate first")
     race, dropped, spent = replace(race, budget=None), 0, 0

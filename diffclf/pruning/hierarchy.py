@@ -8,6 +8,7 @@ so that the result can differ from a search among all classes.
 Source: Shanbhag et al. 2024, "Just leaf it", arXiv 2411.12073 (HDC), with a race in place of its fixed ratios.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,13 +17,12 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from diffclf.models.protocol import DiffusionModel
-from diffclf.pruning.base import Strategy, Wrapped, check_count
+from diffclf.pruning.base import Strategy, Wrapped, check_count, widen
 from diffclf.pruning.racing import Racing
 
 __all__ = ["Hierarchical"]
 
-Branches = Mapping[str | int, "Branches | Sequence[str]"]
-"""Prompt of an inner node -> the class names below it, or further nodes."""
+Branches = Mapping[str | int, "Branches | Sequence[str]"]  # as `Hierarchical.tree`
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,7 @@ class Hierarchical(Wrapped):
         then: the strategy for the classes that are reached.
         race: drops inner nodes, on the same trials.
         level_trials: the remaining nodes are opened at the first look that has at least so many trials; 8 or more.
-        children: row of each inner node -> rows below it, once the strategy is prepared.
-        roots: rows of the top level, likewise.
-
-    Raises:
-        ValueError: an empty tree, a node twice, or as the attributes say.
+        children: row of each inner node -> rows below it, once the strategy is prepared; `roots` has the top level's.
     """
 
     tree: Branches = field(hash=False)
@@ -69,29 +65,20 @@ class Hierarchical(Wrapped):
         n_timesteps = len(model.schedule)
         if not then.trial_list(n_timesteps).starts_with(race.trial_list(n_timesteps)):
             raise ValueError(f"race must take the first trials of then, got {race} and {then}")
+        _check_classes(self.tree, set(classnames))
         place = {node: len(classnames) + i for i, node in enumerate(self.more_prompts())}
-        rows: dict[str, list[int]] = {}
-        for row, name in enumerate(classnames):
-            rows.setdefault(name, []).append(row)
-        _check_classes(self.tree, rows)
         children = {}
         for node, below in _nodes(self.tree):
-            found = (
-                [[place[inner]] for inner in below] if isinstance(below, Mapping) else [rows[name] for name in below]
-            )
-            children[place[node]] = tuple(row for group in found for row in group)
+            if isinstance(below, Mapping):
+                children[place[node]] = tuple(place[inner] for inner in below)
+            else:
+                children[place[node]] = tuple(row for row, name in enumerate(classnames) if name in below)
         return replace(self, then=then, race=race, children=children, roots=tuple(place[node] for node in self.tree))
 
     @override
     def next(self, errors: NDArray) -> NDArray[np.bool_] | None:
         rows, wanted = self._reach(errors)
-        if wanted is None:
-            wanted = self.then.next(errors[rows])
-        if wanted is None:
-            return None
-        mask = np.zeros(errors.shape, dtype=bool)
-        mask[rows, : wanted.shape[1]] = wanted
-        return mask
+        return widen(self.then.next(errors[rows]) if wanted is None else wanted, rows, errors.shape)
 
     @override
     def undecided(self, errors: NDArray) -> NDArray[np.int64]:
@@ -124,16 +111,13 @@ class Hierarchical(Wrapped):
             nodes = [row for row in rows if row in self.children]
             if not nodes:
                 return sorted(leaves), None
-            known, opened = errors[nodes, : self.race.trials * self.race.repeats], None
-            if len(nodes) == 1:
-                opened = [0]
-            else:
-                for look in self.race.rounds(known):
-                    if look.n_trials >= self.level_trials or look.finished:
-                        opened = look.survivors
-                        break
-            if opened is None:
-                return nodes, self.race.next(known)
+            known, opened = errors[nodes, : self.race.trials * self.race.repeats], [0]  # a single node does not race
+            if len(nodes) > 1:
+                looks = self.race.rounds(known)
+                last = next((look for look in looks if look.n_trials >= self.level_trials or look.finished), None)
+                if last is None:
+                    return nodes, self.race.next(known)
+                opened = last.survivors
             rows = [child for node in opened for child in self.children[nodes[node]]]
 
 
@@ -145,14 +129,14 @@ def _nodes(tree: Branches) -> Iterator[tuple[str | int, Branches | Sequence[str]
         level = [below for branches in level for below in branches.values() if isinstance(below, Mapping)]
 
 
-def _check_classes(tree: Branches, classes: Mapping[str, object]) -> None:
+def _check_classes(tree: Branches, classes: set[str]) -> None:
     """Raise ValueError unless the tree names each class once and has something below every node."""
-    named = []
+    counts = Counter()
     for node, below in _nodes(tree):
         if not len(below):
             raise ValueError(f"tree must have classes below every node, got none below {node!r}")
-        named += [] if isinstance(below, Mapping) else below
-    for name in [*named, *classes]:
-        if name not in classes or named.count(name) != 1:
-            where = f"{named.count(name)} times" if name in classes else "which is no class"
+        counts.update([] if isinstance(below, Mapping) else below)
+    for name in sorted(classes | set(counts)):
+        if name not in classes or counts[name] != 1:
+            where = f"{counts[name]} times" if name in classes else "which is no class"
             raise ValueError(f"tree must name each of the {len(classes)} classes once, got {name!r} {where}")

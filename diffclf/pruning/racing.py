@@ -21,6 +21,8 @@ images (`diffclf.pruning.calibration`). V rests on few pairs at the first looks,
 moderated standard errors: each V is shrunk towards the geometric mean over the remaining rivals.
 
 References:
+    Cochran 1977, "Sampling techniques", section 5A.12 (collapsed strata).
+    Smyth 2004, "Linear models and empirical Bayes methods", Eq. 8 (moderated variances).
     Paulson 1964 and Even-Dar et al. 2006 (successive elimination); Maron and Moore 1993 (races).
     Clark, Jaini 2023, arXiv 2303.15233 (paired tests of a diffusion model's classes).
     Li et al. 2023, arXiv 2303.16203, section 4.2 (the staged alternative).
@@ -34,17 +36,15 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from diffclf.models.protocol import DiffusionModel
-from diffclf.pruning.base import Round, Strategy, check_count, check_timesteps
-from diffclf.pruning.variance import PRIOR_PAIRS, collapsed_variance, moderated_variance
+from diffclf.pruning.base import Round, Strategy, check_count, check_timesteps, widen
 from diffclf.trials import BLOCK, MAX_POSITIONS, TrialList, antithetic_noises, nested_positions
 
-__all__ = ["CALIBRATED_FOR", "Racing"]
+__all__ = ["CALIBRATED_FOR", "Racing", "collapsed_variance", "moderated_variance"]
 
-CALIBRATED_FOR = ("trials", "repeats", "seed", "prior_pairs", "antithetic")
-"""Attributes of a race that its calibrated threshold is valid for."""
-
+CALIBRATED_FOR = ("trials", "repeats", "seed", "prior_pairs", "antithetic")  # what a calibrated threshold is valid for
 CONFIDENCE = 0.99
 LOOKS_PER_DOUBLING = 4
+PRIOR_PAIRS = 8
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Racing(Strategy):
     @override
     def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
         most = n_prompts * len(self.trial_list(n_timesteps))
-        self._check_budget(n_prompts)
+        self._target(0, n_prompts, 0)  # raises for a budget that is too small
         return most if self.budget is None else min(most, self.budget)
 
     @override
@@ -122,22 +122,19 @@ class Racing(Strategy):
             if look.finished:
                 return None
             alive, had, spent = look.survivors, look.n_trials, look.n_evaluations
-        mask = np.zeros(errors.shape, dtype=bool)
-        mask[alive, : self._target(had, len(alive), spent) * self.repeats] = True
-        return mask & np.isnan(errors)
+        n = self._target(had, len(alive), spent)
+        return widen(np.isnan(errors[alive, : n * self.repeats]), alive, errors.shape)
 
     @override
     def undecided(self, errors: NDArray) -> NDArray[np.int64]:
-        left = np.arange(len(errors))
-        for look in self.rounds(errors):
-            left = look.survivors
+        looks = list(self.rounds(errors))
+        left = looks[-1].survivors if looks else np.arange(len(errors))
         return left if len(left) > 1 else left[:0]
 
     @override
     def rounds(self, errors: NDArray) -> Iterator[Round]:
         if errors.shape[1] != self.trials * self.repeats:
             raise ValueError(f"errors must be of {self.trials * self.repeats} trials, got {errors.shape[1]}")
-        self._check_budget(len(errors))
         alive, had, spent, finished = np.arange(len(errors)), 0, 0, False
         while not finished:
             n = self._target(had, len(alive), spent)
@@ -156,17 +153,12 @@ class Racing(Strategy):
 
     def _target(self, had: int, n_alive: int, spent: int) -> int:
         """Return the number of trials at the next look; `had` where there is no further look."""
-        n = next((look for look in self.looks() if look > had), had)
+        n, cost = next((look for look in self.looks() if look > had), had), n_alive * self.repeats
         if self.budget is not None:
-            n = min(n, had + (self.budget - spent) // (n_alive * self.repeats))
+            n = min(n, had + (self.budget - spent) // cost)
+        if n == 0:
+            raise ValueError(f"budget must give {n_alive} prompts a trial each, {cost} evaluations, got {self.budget}")
         return n
-
-    def _check_budget(self, n_prompts: int) -> None:
-        if self.budget is not None and self.budget < n_prompts * self.repeats:
-            raise ValueError(
-                f"budget must give each of the {n_prompts} prompts a trial, {n_prompts * self.repeats} evaluations, "
-                f"got {self.budget}"
-            )
 
 
 def _margins(race: Racing, differences: NDArray, n_prompts: int) -> NDArray[np.float64]:
@@ -202,3 +194,32 @@ def _variance(race: Racing, differences: NDArray) -> tuple[NDArray[np.float64], 
         differences = differences[:, :n].reshape(len(differences), *blocks).mean(axis=2).reshape(-1, n // n_pair)
         share = n / race.trials if n_pair == 2 else 0
     return collapsed_variance(differences[:, np.argsort(positions)]) * (1 - share), differences.shape[1] // 2
+
+
+def collapsed_variance(values: NDArray) -> NDArray[np.float64]:
+    """Return the collapsed-strata estimate of the variance of the mean of one value per stratum.
+
+    Neighbouring strata are joined in pairs, the last three if n is odd: sum over groups of L strata of
+    L / (L - 1) sum (y - mean y)^2, over n^2. The estimate is not below the true variance on average. Values are
+    (..., n), strata in their order, n at least 2; the result is (...).
+    """
+    n = values.shape[-1]
+    ends = n - 3 if n % 2 else n
+    pairs = values[..., :ends].reshape(*values.shape[:-1], ends // 2, 2)
+    total = np.square(pairs[..., 0] - pairs[..., 1]).sum(axis=-1, dtype=np.float64)
+    if n % 2:
+        total = total + 1.5 * 3 * values[..., ends:].astype(np.float64).var(axis=-1)
+    return total / n**2
+
+
+def moderated_variance(variance: NDArray, n_pairs: int, prior_pairs: float = PRIOR_PAIRS) -> NDArray[np.float64]:
+    """Return (k,) variances shrunk towards their geometric mean; those of zero are left out of the mean and left alone.
+
+    Each estimate has `n_pairs` pairs of strata behind it; the mean weighs as much as `prior_pairs`.
+    """
+    variance = np.asarray(variance, dtype=np.float64)
+    positive = variance > 0
+    if not positive.any():
+        return variance.copy()
+    mean = np.exp(np.log(variance[positive]).mean())
+    return np.where(positive, (prior_pairs * mean + n_pairs * variance) / (prior_pairs + n_pairs), 0)

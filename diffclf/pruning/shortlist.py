@@ -1,6 +1,6 @@
-"""Search among some of the prompts: given ones, or those that a cheap scorer likes best.
+"""Search among the prompts that a cheap scorer likes best.
 
-A shortlist's scorer sees the image and returns a score per prompt: similarities of CLIP, say. Its own work is not
+The scorer sees the image and returns a score per prompt: similarities of CLIP, say. Its own work is not
 counted as denoiser evaluations. Prompts that it leaves out are never evaluated and cannot win, so that the result is a
 hybrid of both models.
 
@@ -18,39 +18,7 @@ from typing_extensions import override
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning.base import Strategy, Wrapped, check_count
 
-__all__ = ["Shortlist", "Subset"]
-
-
-@dataclass(frozen=True)
-class Subset(Wrapped):
-    """A strategy for some of the prompts; the others are never evaluated.
-
-    Attributes:
-        rows: rows of the prompts in the table, in order.
-        then: the strategy.
-    """
-
-    rows: tuple[int, ...]
-    then: Strategy
-
-    @override
-    def next(self, errors: NDArray) -> NDArray[np.bool_] | None:
-        chosen = list(self.rows)
-        wanted = self.then.next(errors[chosen])
-        if wanted is None:
-            return None
-        mask = np.zeros(errors.shape, dtype=bool)
-        mask[chosen] = wanted
-        return mask
-
-    @override
-    def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
-        return self.then.evaluations(min(len(self.rows), n_prompts), n_timesteps)
-
-    @override
-    def undecided(self, errors: NDArray) -> NDArray[np.int64]:
-        chosen = np.array(self.rows)
-        return chosen[self.then.undecided(errors[chosen])]
+__all__ = ["Shortlist"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +28,6 @@ class Shortlist(Wrapped):
     Attributes:
         k: prompts to keep, at least 1; all of them where there are no more.
         scorer: (3, S, S) pixels in [-1, 1], S the model's image size -> (n_prompts,) scores, higher is better.
-        then: the strategy for the prompts that are kept.
         n_prompts: number of prompts, once the shortlist is prepared.
     """
 
@@ -81,11 +48,9 @@ class Shortlist(Wrapped):
     @override
     def for_image(self, pixels: Tensor) -> Strategy:
         scores = np.asarray(self.scorer(pixels), dtype=np.float64)
-        finite = bool(np.isfinite(scores).all())
-        if scores.ndim != 1 or self.n_prompts not in (None, len(scores)) or not finite:
+        if scores.ndim != 1 or self.n_prompts not in (None, len(scores)) or not np.isfinite(scores).all():
             raise ValueError(
-                f"scorer must return {self.n_prompts or ''} finite scores, one per prompt, got shape {scores.shape}"
-                + ("" if finite else " with NaN or infinity")
+                f"scorer must return {self.n_prompts or ''} finite scores, one a prompt, got {scores!r:.80}"
             )
         best = np.argsort(-scores, kind="stable")[: self.k]
         return self.then.only(np.sort(best).tolist())

@@ -1,4 +1,4 @@
-"""Staged search: the paper's adaptive evaluation (Li et al. 2023, arXiv 2303.16203, Algorithm 2, Table 6).
+"""Exhaustive search, every prompt on every trial, and staged search, the paper's adaptive evaluation.
 
 Stage i evaluates the surviving prompts on trials[i] timesteps and keeps the keep[i] best. A mean is always over all
 trials that a prompt has had, those of earlier stages included, as in the released code.
@@ -14,6 +14,8 @@ Three grids of timesteps:
 
 "official" and "nested" cost the same for two stages, since the last stage always takes the whole grid, and wherever
 each number of trials is an odd multiple of the one before.
+
+Source: Li et al. 2023, arXiv 2303.16203, Algorithms 1 and 2, Table 6.
 """
 
 from collections.abc import Iterable
@@ -26,9 +28,31 @@ from typing_extensions import override
 from diffclf.pruning.base import Strategy, check_count, check_timesteps
 from diffclf.trials import TrialList, antithetic_noises, nested_positions, spread_order, uniform
 
-__all__ = ["Staged"]
+__all__ = ["Exhaustive", "Staged"]
 
 GRIDS = ("official", "nested", "random")
+
+
+@dataclass(frozen=True)
+class Exhaustive(Strategy):
+    """Every prompt on `n` evenly spaced timesteps, with `repeats` noises each."""
+
+    n: int = 100
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("n", self.n)
+        check_count("repeats", self.repeats)
+
+    @override
+    def trial_list(self, n_timesteps: int = 1000) -> TrialList:
+        check_timesteps(self.n, n_timesteps)
+        return TrialList(np.tile(uniform(self.n, n_timesteps), self.repeats))
+
+    @override
+    def next(self, errors: NDArray) -> NDArray[np.bool_] | None:
+        missing = np.isnan(errors)
+        return missing if missing.any() else None
 
 
 @dataclass(frozen=True)
@@ -51,17 +75,15 @@ class Staged(Strategy):
         for name in ("trials", "keep"):
             value = getattr(self, name)
             value = tuple(value) if isinstance(value, Iterable) else (value,)
-            if not value or not all(isinstance(n, int | np.integer) and n >= 1 for n in value):
-                raise ValueError(f"{name} must be whole numbers of at least 1, got {value}")
+            for n in value:
+                check_count(name, n)
             object.__setattr__(self, name, tuple(int(n) for n in value))
-        if len(self.trials) != len(self.keep):
+        if len(self.trials) != len(self.keep) or not self.trials:
             raise ValueError(f"trials and keep must have one number per stage, got {self.trials} and {self.keep}")
         if list(self.trials) != sorted(set(self.trials)):
             raise ValueError(f"trials must increase from stage to stage, got {self.trials}")
-        if list(self.keep) != sorted(self.keep, reverse=True):
-            raise ValueError(f"keep must not grow from stage to stage, got {self.keep}")
-        if self.keep[-1] != 1:
-            raise ValueError(f"keep must end in 1, got {self.keep}")
+        if list(self.keep) != sorted(self.keep, reverse=True) or self.keep[-1] != 1:
+            raise ValueError(f"keep must not grow from stage to stage and must end in 1, got {self.keep}")
         if self.grid not in GRIDS:
             raise ValueError(f"grid must be one of {GRIDS}, got {self.grid!r}")
         check_count("repeats", self.repeats)
@@ -102,14 +124,3 @@ class Staged(Strategy):
             means = errors[survivors][:, seen].mean(axis=1, dtype=np.float64)
             survivors = survivors[np.sort(np.argsort(means, kind="stable")[:n_keep])]
         return None
-
-    @override
-    def evaluations(self, n_prompts: int, n_timesteps: int = 1000) -> int:
-        self.trial_list(n_timesteps)
-        total, seen, alive = 0, set(), n_prompts
-        for wanted, n_keep in zip(self.stages(), self.keep, strict=True):
-            new = set(wanted.tolist()) - seen
-            total += alive * len(new)
-            seen |= new
-            alive = min(alive, n_keep)
-        return total

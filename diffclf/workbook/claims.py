@@ -28,25 +28,27 @@ Otherwise the claim is undecided. A failed analogue says nothing against the pap
 """
 
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
 from diffclf.stats import Estimate
 from diffclf.workbook.settings import read_notebook_file
 
-__all__ = ["DIRECTIONS", "VERDICTS", "Claim", "claim_record", "judge", "read_claims"]
+__all__ = ["VERDICTS", "Claim", "claim_record", "judge", "read_claims"]
 
-DIRECTIONS = ("greater", "less", "no difference", "not worse")
-KINDS = ("test", "analogue")
 VERDICTS = ("holds", "does not hold", "undecided")
-COVERS = ("images", "noise", "training")
+ALLOWED = {
+    "direction": ("greater", "less", "no difference", "not worse"),
+    "kind": ("test", "analogue"),
+    "covers": ("images", "noise", "training"),
+}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper; the module's docstring describes the fields.
+    """One claim of the paper, with the fields that the module's docstring describes.
 
-    Raises:
-        ValueError: a field is out of range.
+    Raises ValueError if a field is out of range.
     """
 
     id: str
@@ -66,9 +68,9 @@ class Claim:
     def __post_init__(self) -> None:
         """Check the fields."""
         where = f"{self.notebook}.yaml, {self.id}"
-        fields = [("direction", self.direction, DIRECTIONS), ("kind", self.kind, KINDS)]
-        for name, value, allowed in [*fields, *(("covers", part, COVERS) for part in self.covers or ("",))]:
-            if value not in allowed:
+        given = {"direction": {self.direction}, "kind": {self.kind}, "covers": set(self.covers) or {""}}
+        for name, allowed in ALLOWED.items():
+            for value in given[name] - set(allowed):
                 raise ValueError(f"{where}: {name} must be one of {', '.join(allowed)}, got {value!r}")
         if self.direction in ("no difference", "not worse") and self.margin <= 0:
             raise ValueError(f"{where}: margin must be above 0 for {self.direction!r}, got {self.margin}")
@@ -123,39 +125,19 @@ def claim_record(
 ) -> dict[str, Any]:
     """Return a claim with what a run found, as plain values for the claims file.
 
-    Args:
-        claim: the claim.
-        estimate: the number with its interval at the claim's level.
-        profile: name of the profile.
-        world: where the verdict holds, such as "the mini world"; "" for the paper's own models.
-        verdicts: False: the profile judges nothing, the verdict is None.
-        detail: one more sentence.
-
-    Returns:
-        the claim's fields and `estimate`, `low`, `high` (None: unbounded), `level`, `n`, `verdict`, `words` (the
-        verdict, with where it holds), `profile`, `world`, `detail`.
+    These are the claim's fields, the estimate's (`estimate` is its value; an unbounded end is None), `verdict` (None
+    where the profile has no verdicts), `words` (the verdict and the world in which it holds), and the arguments.
 
     Raises:
-        ValueError: the interval is of another level, or its ends are out of order.
+        ValueError: the interval is of another level than the claim's, or its ends are out of order.
     """
     if abs(estimate.level - claim.level) > 1e-9:
-        raise ValueError(
-            f"interval of {claim.id} must be at level {claim.level:.6g} (wb.level({claim.id!r})), "
-            f"got {estimate.level:.6g}"
-        )
+        asked = f"{claim.level:.6g} (wb.level({claim.id!r}))"
+        raise ValueError(f"interval of {claim.id} must be at level {asked}, got {estimate.level:.6g}")
     verdict = judge(claim, estimate) if verdicts else None
     words = f"{verdict} in {world}" if world else verdict
-    low, high = (None if abs(end) == float("inf") else end for end in (estimate.low, estimate.high))
-    return {
-        **asdict(claim),
-        "estimate": estimate.value,
-        "low": low,
-        "high": high,
-        "level": estimate.level,
-        "n": estimate.n,
-        "verdict": verdict,
-        "words": words if verdicts else f"not judged at the {profile} profile",
-        "profile": profile,
-        "world": world,
-        "detail": " ".join(detail.split()),
-    }
+    words = words if verdicts else f"not judged at the {profile} profile"
+    low, high = (None if abs(end) == inf else end for end in (estimate.low, estimate.high))
+    found = {"estimate": estimate.value, "low": low, "high": high, "level": estimate.level, "n": estimate.n}
+    found |= {"verdict": verdict, "words": words, "profile": profile, "world": world}
+    return {**asdict(claim), **found, "detail": " ".join(detail.split())}

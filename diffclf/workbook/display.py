@@ -4,18 +4,18 @@ A notebook's figures and tables go to the screen and to a file. Text from outsid
 messages) enters HTML through `html_text` only.
 """
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
-from io import BytesIO
+from math import inf
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython import display, get_ipython
+from matplotlib.figure import Figure
 
 from diffclf.stats import Estimate
 
@@ -29,13 +29,18 @@ __all__ = [
     "show_claim",
     "show_facts",
     "show_figure",
-    "show_html",
     "show_table",
     "text_table",
 ]
 
 _COLOURS = {"holds": "#00694D", "does not hold": "#A63D00", "undecided": "#5A5A5A", None: "#5A5A5A"}
 """Background of a verdict's badge; white text on each has a contrast of at least 5."""
+_RULES = {
+    "greater": "lies above ",
+    "less": "lies below ",
+    "no difference": "lies within ±",
+    "not worse": "has its low end above −",
+}
 SIGNS = {"holds": "✓", "does not hold": "✗", "undecided": "?", None: "–"}
 
 
@@ -48,81 +53,52 @@ def number(value: object) -> str:
     """Return a number with three significant digits, no exponent for everyday sizes, and text as it is."""
     if isinstance(value, Estimate):
         return f"{number(value.value)} [{number(value.low)}, {number(value.high)}]"
-    if value is None or value != value:  # noqa: PLR0124 (NaN)
+    if value is None or value != value:  # NaN
         return "–"
-    if isinstance(value, bool) or not isinstance(value, float | int) and not hasattr(value, "dtype"):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return str(value)
-    value = float(value)
-    if abs(value) == float("inf"):
-        return "∞" if value > 0 else "−∞"
-    if value.is_integer() and abs(value) < 1e9:
-        return f"{value:,.0f}".replace("-", "−")
-    if 1e-3 <= abs(value) < 1e9:
-        decimals = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
-        return f"{value:,.{decimals}f}".replace("-", "−")
-    return f"{value:.2e}"
+    size = abs(value)
+    if size != inf and value != 0 and not 1e-3 <= size < 1e9:
+        return f"{value:.2e}"
+    decimals = 0 if size >= 1000 or value == int(value) else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:,.{decimals}f}".replace("inf", "∞").replace("-", "−")
 
 
 def interval(record: Mapping[str, Any]) -> str:
     """Return the interval of a claim's record; an end that is None is unbounded."""
-    low = "−∞" if record["low"] is None else number(record["low"])
-    high = "∞" if record["high"] is None else number(record["high"])
-    return f"[{low}, {high}]"
+    low, high = (unbounded if record[end] is None else record[end] for end, unbounded in (("low", -inf), ("high", inf)))
+    return f"[{number(low)}, {number(high)}]"
 
 
 def _display(content: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
-    """Display one thing in several formats; outside a notebook, print its text."""
-    from IPython import get_ipython
-    from IPython.display import display
-
+    """Display an object given in several formats; outside a notebook, print its text."""
     if get_ipython() is None:
         print(content["text/plain"])
     else:
-        display(content, raw=True, metadata=metadata)
-
-
-def show_html(html: str, text: str) -> None:
-    """Display HTML, and text where HTML cannot be shown."""
-    _display({"text/html": html, "text/plain": text})
+        display.display(content, raw=True, metadata=metadata)
 
 
 def show_figure(fig: Figure, alt: str, path: Path) -> None:
-    """Display a figure with its description, write it as PNG (with the description) and SVG, and close it.
+    """Display a figure, write it to `path` (without suffix) as PNG and SVG, and close it.
 
-    Args:
-        fig: a matplotlib figure.
-        alt: the figure in words, for a reader who cannot see it; a sentence or two.
-        path: file to write, without suffix.
-
-    Raises:
-        ValueError: the description is empty.
+    Both files have the description `alt`, the figure in words. Raises ValueError if it is empty.
     """
-    import matplotlib.pyplot as plt
-
     alt = " ".join(alt.split())
     if not alt:
         raise ValueError(f"alt must describe the figure {path.name} in words, got an empty text")
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = BytesIO()
-    fig.savefig(image, format="png", metadata={"Description": alt, "Software": None}, bbox_inches="tight")
-    path.with_suffix(".png").write_bytes(image.getvalue())
+    png, metadata = path.with_suffix(".png"), {"alt": alt, "width": round(fig.get_figwidth() * 100)}
+    fig.savefig(png, metadata={"Description": alt, "Software": None}, bbox_inches="tight")
     fig.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Description": alt}, bbox_inches="tight")
-    width = round(fig.get_figwidth() * 100)
     plt.close(fig)
-    encoded = b64encode(image.getvalue()).decode("ascii")
-    _display({"image/png": encoded, "text/plain": alt}, {"image/png": {"alt": alt, "width": width}})
+    _display({"image/png": b64encode(png.read_bytes()).decode(), "text/plain": alt}, {"image/png": metadata})
 
 
 def show_table(df: pd.DataFrame, caption: str, path: Path) -> None:
-    """Display a pandas table and write it as CSV; a column of estimates becomes three columns there.
+    """Display a table with a caption, and write it as CSV: `path` without suffix, estimates in three columns.
 
-    Args:
-        df: the table; its index is shown unless it only counts the rows.
-        caption: a sentence above the table.
-        path: file to write, without suffix.
+    The index is shown unless it only counts the rows.
     """
-    import pandas as pd
-
     with_index = not isinstance(df.index, pd.RangeIndex) or df.index.name is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     _with_ends(df).to_csv(path.with_suffix(".csv"), index=with_index)
@@ -131,33 +107,27 @@ def show_table(df: pd.DataFrame, caption: str, path: Path) -> None:
     if caption:
         title = f"<caption style='caption-side:top;text-align:left'>{html_text(caption)}</caption>"
         html = html.replace(">\n", f">\n{title}", 1)
-    show_html(html, f"{caption}\n{shown.to_string(index=with_index)}".strip())
+    _display({"text/html": html, "text/plain": f"{caption}\n{shown.to_string(index=with_index)}".strip()})
 
 
 def _with_ends(df: pd.DataFrame) -> pd.DataFrame:
     """Return the table with each column of estimates spread over NAME, NAME low and NAME high."""
     columns: dict[Any, Any] = {}
-    for name in df.columns:
-        column = df[name]
-        columns[name] = column.map(lambda cell: cell.value if isinstance(cell, Estimate) else cell)
-        if column.map(lambda cell: isinstance(cell, Estimate)).any():
-            for end in ("low", "high"):
-                columns[f"{name} {end}"] = column.map(lambda cell, end=end: getattr(cell, end, None))
+    for name, column in df.items():
+        columns[name] = column.map(lambda cell: getattr(cell, "value", cell))
+        has_intervals = column.map(lambda cell: isinstance(cell, Estimate)).any()
+        for end in ("low", "high") if has_intervals else ():
+            columns[f"{name} {end}"] = column.map(lambda cell, end=end: getattr(cell, end, None))
     return type(df)(columns, index=df.index)
 
 
 def how_judged(record: Mapping[str, Any]) -> str:
     """Return what a claim estimates, its rule, and what its interval covers; see `claims.claim_record`."""
     m = f"{number(record['margin'])} {record['unit']}"
-    rule = {
-        "greater": f"lies above {m}",
-        "less": f"lies below {m}",
-        "no difference": f"lies within ±{m}",
-        "not worse": f"has its low end above −{m}",
-    }[record["direction"]]
     n = "" if record["n"] is None else f", n = {record['n']}"
     return (
-        f"{record['estimates'][:1].upper()}{record['estimates'][1:]}. Holds if the interval {rule}. "
+        f"{record['estimates'][:1].upper()}{record['estimates'][1:]}. "
+        f"Holds if the interval {_RULES[record['direction']]}{m}. "
         f"{100 * record['level']:.4g}% interval over {' and '.join(record['covers'])}{n}. "
         f"{record['paper_note']} {record['detail']}"
     ).strip()
@@ -168,7 +138,7 @@ def show_claim(record: Mapping[str, Any]) -> None:
     unit, colour = record["unit"], _COLOURS[record["verdict"]]
     paper = "no number" if record["paper"] is None else f"{number(record['paper'])} {unit}"
     kind = "" if record["kind"] == "test" else " (an analogue: about particular models, not the method)"
-    sentence = f"{record['sentence']}{kind}"
+    sentence = record["sentence"] + kind
     facts = f"This run: {number(record['estimate'])} {interval(record)} {unit}; paper: {paper}. {how_judged(record)}"
     badge = f"background:{colour};color:#fff;border-radius:.3em;padding:.1em .5em;white-space:nowrap"
     html = (
@@ -177,7 +147,7 @@ def show_claim(record: Mapping[str, Any]) -> None:
         f"<span style='{badge}'>{SIGNS[record['verdict']]} {html_text(record['words'])}</span><br>"
         f"<small>{html_text(facts)}</small></div>"
     )
-    show_html(html, f"[{record['words']}] {record['place']}: {sentence}\n{facts}")
+    _display({"text/html": html, "text/plain": f"[{record['words']}] {record['place']}: {sentence}\n{facts}"})
 
 
 def show_facts(facts: Mapping[str, str]) -> None:
@@ -188,7 +158,7 @@ def show_facts(facts: Mapping[str, str]) -> None:
         for name, fact in facts.items()
     )
     text = "\n".join(f"{name}: {fact}" for name, fact in facts.items())
-    show_html(f"<table class='workbook-table'>{cells}</table>", text)
+    _display({"text/html": f"<table class='workbook-table'>{cells}</table>", "text/plain": text})
 
 
 def text_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:

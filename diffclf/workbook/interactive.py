@@ -1,15 +1,12 @@
 """A slider over figures that works wherever HTML is shown: in JupyterLab and in the report, without a network."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from IPython.display import HTML
-    from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
+from IPython.display import HTML
+from matplotlib.figure import Figure
 
 from diffclf.workbook.display import html_text
 
@@ -24,20 +21,11 @@ _CHOOSE = (
 def figure_slider(
     draw: Callable[[int], Figure], values: Sequence[int], *, label: str, alt: Callable[[int], str]
 ) -> HTML:
-    """Return a slider that shows the figure of the chosen value; all figures are drawn beforehand.
+    """Return a slider over the values, which `label` names, that shows the figure `draw(value)` of the chosen one.
 
-    Args:
-        draw: makes the figure of a value.
-        values: what the slider can choose, in order.
-        label: what the values are.
-        alt: the figure of a value in words; they also stand under the figure.
-
-    Raises:
-        ValueError: nothing to choose from.
+    All figures are drawn beforehand. `alt(value)` is the figure in words, which also stand under it. Raises ValueError
+    if there are no values.
     """
-    import matplotlib.pyplot as plt
-    from IPython.display import HTML
-
     if not len(values):
         raise ValueError(f"values of slider {label!r} must not be empty, got none")
     chosen, frames = len(values) // 2, []
@@ -45,7 +33,7 @@ def figure_slider(
         fig, picture = draw(value), BytesIO()
         fig.savefig(picture, format="png", dpi=100)
         plt.close(fig)
-        source = f"data:image/png;base64,{b64encode(picture.getvalue()).decode('ascii')}"
+        source = f"data:image/png;base64,{b64encode(picture.getvalue()).decode()}"
         words, style = html_text(f"{label} = {value}. {alt(value)}"), "" if position == chosen else "display:none"
         image = f'<img src="{source}" alt="{words}" style="max-width:100%">'
         frames.append(f'<div data-frame style="{style}">{image}<figcaption>{words}</figcaption></div>')

@@ -6,13 +6,28 @@
     figures/NOTEBOOK-*, tables/NOTEBOOK-*, notebooks/NOTEBOOK.ipynb, logs/NOTEBOOK.log
 
 Every notebook has files of its own, each written in one step, so two runs of a profile cannot mix their records.
+
+README and report compare with reports/reference, which git keeps: claims, tables and figures of the full profile,
+copied by `copy_reference` from a run in which every notebook came to its end.
 """
 
 import json
+import shutil
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-__all__ = ["forget", "read_judged", "read_metrics", "read_run"]
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from diffclf.files import write_json, write_whole
+from diffclf.workbook import settings
+from diffclf.workbook.run.plan import choose
+
+__all__ = ["MAX_BYTES", "copy_reference", "forget", "read_judged", "read_metrics", "read_run"]
+
+MAX_BYTES = 3_000_000
+_KEPT = ("status", "seconds", "finished", "settings", "seed", "model", "environment")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -31,21 +46,49 @@ def read_metrics(folder: Path, notebook: str) -> dict[str, Any]:
 
 
 def read_judged(folder: Path) -> list[dict[str, Any]]:
-    """Return the claims judged in a profile's folder, in the order of notebooks.
-
-    The claims of a notebook that failed or is still running are left out.
-    """
-    run, records = read_run(folder), []
-    for path in sorted((folder / "claims").glob("*.json")):
-        if run.get(path.stem, {"status": "ok"})["status"] == "ok":
-            records += _read(path)["claims"]
-    return records
+    """Return the judged claims of a profile's notebooks that neither failed nor still run, in the notebooks' order."""
+    run, paths = read_run(folder), sorted((folder / "claims").glob("*.json"))
+    ended = [path for path in paths if run.get(path.stem, {"status": "ok"})["status"] == "ok"]
+    return [claim for path in ended for claim in _read(path)["claims"]]
 
 
 def forget(folder: Path, notebook: str) -> None:
     """Remove the claims, metrics, figures and tables of an earlier run of a notebook."""
-    for kind in ("claims", "metrics"):
-        (folder / kind / f"{notebook}.json").unlink(missing_ok=True)
-    for kind in ("figures", "tables"):
-        for path in (folder / kind).glob(f"{notebook}-*"):
+    for pattern in ("claims/{}.json", "metrics/{}.json", "figures/{}-*", "tables/{}-*"):
+        for path in folder.glob(pattern.format(notebook)):
             path.unlink()
+
+
+def _small_figure(path: Path) -> bytes:
+    """Return a figure in 256 colours, which plots hardly miss, with its description."""
+    described, output = PngInfo(), BytesIO()
+    with Image.open(path) as image:
+        described.add_itxt("Description", image.info.get("Description", ""))
+        image.convert("RGB").quantize(256).save(output, "png", optimize=True, pnginfo=described)
+    return min(output.getvalue(), path.read_bytes(), key=len)
+
+
+def copy_reference(profile: str = "full") -> Path:
+    """Replace reports/reference by the claims, tables and figures of a profile's run; return the folder.
+
+    Raises:
+        ValueError: a notebook has not run or has failed, or the copy would exceed MAX_BYTES. Nothing is replaced then.
+    """
+    source, target = settings.reports_dir(profile), settings.reports_dir("reference")
+    run = read_run(source)
+    missing = ", ".join(path.stem for path in choose() if path.stem not in run)
+    failed = ", ".join(name for name, record in run.items() if record["status"] != "ok")
+    if missing or failed:
+        raise ValueError(f"the {profile} run must be whole: not run {missing or 'none'}, failed {failed or 'none'}")
+    files = {path: path.read_bytes() for pattern in ("claims/*.json", "tables/*.csv") for path in source.glob(pattern)}
+    files |= {path: _small_figure(path) for path in source.glob("figures/*.png")}
+    total = sum(map(len, files.values()))
+    if total > MAX_BYTES:
+        largest = max(files, key=lambda path: len(files[path])).relative_to(source)
+        raise ValueError(f"reference must stay below {MAX_BYTES:,} bytes, got {total:,}; largest: {largest}")
+    shutil.rmtree(target, ignore_errors=True)
+    for path, content in files.items():
+        write_whole(target / path.relative_to(source), content)
+    for name, record in run.items():
+        write_json(target / "runs" / f"{name}.json", {key: record.get(key) for key in _KEPT})
+    return target

@@ -12,57 +12,47 @@ the model; default: float16 on CUDA, else float32), `compile` (the network is co
 """
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = [
-    "OFFLINE",
-    "default_profile",
-    "go_offline",
-    "notebooks_dir",
-    "profile_names",
-    "read_notebook_file",
-    "reports_dir",
-    "resolve",
-]
+__all__ = ["chosen_profile", "go_offline", "notebooks_dir", "profiles", "read_notebook_file", "reports_dir", "resolve"]
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[2]
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
 def notebooks_dir() -> Path:
     """Return the folder of the notebooks and their settings: $DIFFCLF_NOTEBOOKS, else the checkout's."""
-    return Path(os.environ.get("DIFFCLF_NOTEBOOKS") or _CHECKOUT / "notebooks").resolve()
+    return Path(os.environ.get("DIFFCLF_NOTEBOOKS") or CHECKOUT / "notebooks").resolve()
 
 
 def reports_dir(profile: str = "") -> Path:
     """Return the folder of a profile's results, below $DIFFCLF_REPORTS or the checkout's reports; "": that of all."""
-    return Path(os.environ.get("DIFFCLF_REPORTS") or _CHECKOUT / "reports").resolve() / profile
-
-
-def default_profile() -> str:
-    """Return $DIFFCLF_PROFILE, else mini."""
-    return os.environ.get("DIFFCLF_PROFILE") or "mini"
+    return Path(os.environ.get("DIFFCLF_REPORTS") or CHECKOUT / "reports").resolve() / profile
 
 
 def _common() -> dict[str, dict[str, Any]]:
     return yaml.safe_load((notebooks_dir() / "common.yaml").read_text(encoding="utf-8"))
 
 
-def profile_names() -> list[str]:
+def profiles() -> list[str]:
     """Return the names of the profiles, in the order of common.yaml."""
     return [name for name in _common() if name != "all"]
 
 
-def read_notebook_file(notebook: str) -> dict[str, Any]:
-    """Return what NN_name.yaml says about a notebook.
+def chosen_profile(name: str = "") -> str:
+    """Return the name of a profile; "": $DIFFCLF_PROFILE, else mini. Raises ValueError if there is no such profile."""
+    name = name or os.environ.get("DIFFCLF_PROFILE") or "mini"
+    if name not in profiles():
+        raise ValueError(f"profile must be one of {', '.join(profiles())}, got {name!r}")
+    return name
 
-    Returns:
-        `claims`: a list of claims; `settings`: profile name or "all" -> settings. Both may be empty.
+
+def read_notebook_file(notebook: str) -> dict[str, Any]:
+    """Return `claims` (a list) and `settings` (profile name or "all" -> settings) of a notebook's NN_name.yaml.
 
     Raises:
         ValueError: there is no such file, or a part or a section has an unknown name.
@@ -73,43 +63,35 @@ def read_notebook_file(notebook: str) -> dict[str, Any]:
         raise ValueError(f"notebook must have a file NN_name.yaml in {notebooks_dir()} ({known}), got {notebook!r}")
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     found = {"claims": content.pop("claims", None) or [], "settings": content.pop("settings", None) or {}}
-    if content:
-        raise ValueError(f"parts of {path.name} must be claims and settings, got {', '.join(content)}")
-    sections = ["all", *profile_names()]
-    for section in found["settings"]:
-        if section not in sections:
-            raise ValueError(f"sections of {path.name} must be among {', '.join(sections)}, got {section!r}")
+    sections = ["all", *profiles()]
+    unknown = set(content) | found["settings"].keys() - set(sections)
+    if unknown:
+        known = f"claims and settings, and its settings' sections {', '.join(sections)}"
+        raise ValueError(f"parts of {path.name} must be {known}, got {', '.join(sorted(unknown))}")
     return found
 
 
 def _check(name: str, value: object, default: object) -> None:
     """Raise ValueError for a parameter of another type than the profile's value; an int may stand for a float."""
-    expected = (int, float) if isinstance(default, float) else type(default)
-    same_kind = isinstance(value, bool) == isinstance(default, bool) and isinstance(value, expected)
-    if default is not None and not same_kind:
+    allowed = {type(default), int} if isinstance(default, float) else {type(default)}
+    if default is not None and type(value) not in allowed:
         raise ValueError(f"{name} must be of type {type(default).__name__}, got {value!r}")
     if name.startswith("n_") and isinstance(value, int) and value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def resolve(notebook: str, profile: str = "", parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the settings of a notebook.
+    """Return the settings of a notebook at a profile, by its name without suffix.
 
-    Args:
-        notebook: name without suffix, such as "03_timestep_strategies".
-        profile: name of the profile; "": $DIFFCLF_PROFILE, else mini.
-        parameters: values of the parameters cell; "", 0, None and empty lists mean the profile's value.
+    The parameters are the values of its parameters cell; "", 0, None and empty lists mean the profile's value.
 
     Raises:
         ValueError: unknown profile, notebook or parameter, or a parameter of the wrong type.
     """
-    profile = profile or default_profile()
-    if profile not in profile_names():
-        raise ValueError(f"profile must be one of {', '.join(profile_names())}, got {profile!r}")
+    profile = chosen_profile(profile)
     settings: dict[str, Any] = {}
     for sections in (_common(), read_notebook_file(notebook)["settings"]):
-        for section in ("all", profile):
-            settings |= sections.get(section) or {}
+        settings |= (sections.get("all") or {}) | (sections.get(profile) or {})
     for name, value in (parameters or {}).items():
         if name not in settings:
             known = ", ".join(settings)
@@ -122,7 +104,7 @@ def resolve(notebook: str, profile: str = "", parameters: Mapping[str, Any] | No
 
 def go_offline() -> None:
     """Tell the Hugging Face libraries to fetch nothing: a missing file is then an error at once, not a time-out."""
+    from huggingface_hub import constants
+
     os.environ.update(dict.fromkeys(OFFLINE, "1"))
-    hub = sys.modules.get("huggingface_hub.constants")
-    if hub is not None:  # it has read the environment when it was imported
-        hub.HF_HUB_OFFLINE = True
+    constants.HF_HUB_OFFLINE = True  # it has read the environment already

@@ -3,34 +3,29 @@
 The results of notebook N at profile P are files in reports/P; `diffclf.workbook.results` lists them.
 """
 
-from __future__ import annotations
-
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from math import nan
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+import pandas as pd
+from matplotlib.figure import Figure
 
-    from diffclf.bank import ErrorBank
-    from diffclf.datasets import ImageSet
-    from diffclf.models.protocol import DiffusionModel
-    from diffclf.trials import TrialList
-
+from diffclf.bank import ErrorBank
+from diffclf.datasets import ImageSet, load_dataset
 from diffclf.files import write_json
+from diffclf.models import load_model
+from diffclf.models.protocol import DiffusionModel
 from diffclf.paths import data_dir
 from diffclf.stats import Estimate
+from diffclf.trials import TrialList
 from diffclf.workbook import claims, display, provenance, results, settings
+from diffclf.workbook.plots.style import set_style
 
 __all__ = ["Workbook"]
-
-Item = TypeVar("Item")
 
 
 class Workbook:
@@ -49,18 +44,17 @@ class Workbook:
     """
 
     def __init__(self, notebook: str, profile: str = "", **parameters: object) -> None:
-        self.notebook, self.profile = notebook, profile or settings.default_profile()
+        self.notebook, self.profile = notebook, settings.chosen_profile(profile)
         self.settings: Mapping[str, Any] = MappingProxyType(settings.resolve(notebook, self.profile, parameters))
         if self.settings["offline"]:
             settings.go_offline()
+        self.folder = settings.reports_dir(self.profile)
         self._claims = claims.read_claims(notebook)
         self._judged: dict[str, dict[str, Any]] = {}
         self._metrics: dict[str, Any] = {}
-        self._model: DiffusionModel | None = None
+        self._models: dict[str, DiffusionModel] = {}
         self._started = time.monotonic()
         results.forget(self.folder, notebook)
-        from diffclf.workbook.plots.style import set_style
-
         set_style()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (a setting may be anything)
@@ -73,33 +67,21 @@ class Workbook:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
         return f"Workbook({self.notebook!r}, profile={self.profile!r}, {shown})"
 
-    @property
-    def folder(self) -> Path:
-        """Where the results of this profile go."""
-        return settings.reports_dir(self.profile)
-
     def model(self, name: str = "") -> DiffusionModel:
-        """Return the model of the settings, loaded once, or another one by name."""
-        from diffclf.models import load_model
-
-        options = {key: self.settings[key] for key in ("device", "dtype", "compile") if self.settings.get(key)}
-        if name and name != self.settings["model"]:
-            return load_model(name, **options)
-        if self._model is None:
-            self._model = load_model(self.settings["model"], **options)
-        return self._model
+        """Return a model by name, loaded once; "" means that of the settings."""
+        name = name or self.settings["model"]
+        if name not in self._models:
+            options = {key: self.settings[key] for key in ("device", "dtype", "compile") if self.settings.get(key)}
+            self._models[name] = load_model(name, **options)
+        return self._models[name]
 
     def dataset(self, split: str = "", name: str = "", n_images: int = 0) -> ImageSet:
         """Return the first n_images of a split; "" and 0 mean the settings' values."""
-        from diffclf.datasets import load_dataset
-
         n_images = n_images or self.settings["n_images"]
         return load_dataset(name or self.settings["dataset"], split=split or self.settings["split"], n_images=n_images)
 
     def bank(self, model: DiffusionModel, prompts: Sequence[Any], trials: TrialList, **options: object) -> ErrorBank:
         """Return the error bank that all notebooks and profiles share, with this run's seed; see `ErrorBank`."""
-        from diffclf.bank import ErrorBank
-
         return ErrorBank(settings.reports_dir() / "bank", model, prompts, trials, **{"seed": self.seed, **options})
 
     def show(self, fig: Figure, alt: str, name: str) -> None:
@@ -112,70 +94,58 @@ class Workbook:
 
     def record(self, name: str, value: float | str | Estimate | Sequence[float] | Mapping[str, Any]) -> None:
         """Write a number, a text or an estimate into the run's metrics file."""
-        if isinstance(value, Estimate):
-            value = {key: getattr(value, key) for key in ("value", "low", "high", "level", "n")}
-        elif hasattr(value, "tolist"):
-            value = value.tolist()
-        self._metrics[name] = value
+        value = asdict(value) if isinstance(value, Estimate) else value
+        self._metrics[name] = value.tolist() if hasattr(value, "tolist") else value
         write_json(self.folder / "metrics" / f"{self.notebook}.json", self._metrics)
-
-    def _claim(self, id_: str) -> claims.Claim:
-        if id_ not in self._claims:
-            known = ", ".join(self._claims) or "none"
-            raise ValueError(f"id must be a claim of {self.notebook}.yaml ({known}), got {id_!r}")
-        return self._claims[id_]
 
     def level(self, id: str) -> float:
         """Return the coverage that the interval of a claim must have: compute the estimate at this level."""
-        return self._claim(id).level
+        if id not in self._claims:
+            known = ", ".join(self._claims) or "none"
+            raise ValueError(f"id must be a claim of {self.notebook}.yaml ({known}), got {id!r}")
+        return self._claims[id].level
 
     def claim(
         self, id: str, estimate: float | Estimate, low: float = nan, high: float = nan, *, n: int = 0, detail: str = ""
     ) -> None:
         """Judge a claim by the rule, display the verdict and write it to claims/NOTEBOOK.json.
 
-        Args:
-            id: of the claim in the notebook's .yaml.
-            estimate: the number, in the claim's unit; an Estimate has its interval with it.
-            low: lower end of the interval at `level(id)`, if the estimate is a plain number.
-            high: upper end.
-            n: observations behind the estimate; 0: the estimate's own number.
-            detail: one more sentence to show.
+        The estimate, in the claim's unit, has its interval with it; a plain number needs the ends of the interval at
+        `level(id)`. `n` are the observations behind it (0: the estimate's own number), `detail` is one more sentence.
 
         Raises:
             ValueError: unknown id, no interval, or an interval of another level than the rule asks for.
         """
-        claim = self._claim(id)
+        level = self.level(id)
         if not isinstance(estimate, Estimate):
-            estimate = Estimate(float(estimate), float(low), float(high), claim.level)
+            estimate = Estimate(float(estimate), float(low), float(high), level)
         estimate = replace(estimate, n=n or estimate.n)
         where = {"profile": self.profile, "world": self.world, "verdicts": self.verdicts}
-        self._judged[id] = claims.claim_record(claim, estimate, detail=detail, **where)
+        self._judged[id] = claims.claim_record(self._claims[id], estimate, detail=detail, **where)
         content = {"notebook": self.notebook, "profile": self.profile, "seed": self.seed}
         write_json(self.folder / "claims" / f"{self.notebook}.json", {**content, "claims": [*self._judged.values()]})
         display.show_claim(self._judged[id])
 
     def paper(self, key: str) -> Any:  # noqa: ANN401 (the file's own structure)
         """Return an entry of data/paper/tables.json or figures.json; raise ValueError if there is none."""
-        tables, figures = (
-            json.loads((data_dir() / "paper" / f"{n}.json").read_text("utf-8")) for n in ("tables", "figures")
-        )
-        known = tables | figures
+        known: dict[str, Any] = {}
+        for name in ("tables", "figures"):
+            known |= json.loads((data_dir() / "paper" / f"{name}.json").read_text(encoding="utf-8"))
         if key not in known:
             raise ValueError(f"key must be one of {', '.join(name for name in known if name != 'note')}, got {key!r}")
         return known[key]
 
     def provenance(self) -> None:
         """Display what produced this notebook's numbers, and write it into the metrics file."""
-        facts, seconds = provenance.environment(), time.monotonic() - self._started
-        record = {"environment": facts, "settings": dict(self.settings), "seed": self.seed}
-        if self._model is not None:
-            record["model"] = provenance.model_facts(self._model)
-        self.record("provenance", record)
-        display.show_facts(provenance.notebook_facts(record, self.profile, seconds))
-
-    def progress(self, iterable: Iterable[Item], total: int | None = None, desc: str = "") -> Iterator[Item]:
-        """Iterate with a progress bar where somebody watches."""
-        from diffclf.progress import progress
-
-        return progress(iterable, total=total, desc=desc)
+        environment, used = provenance.environment(), self._models.get(self.settings["model"])
+        model = provenance.model_facts(used) if used else None
+        facts = {"environment": environment, "settings": dict(self.settings), "seed": self.seed, "model": model}
+        self.record("provenance", facts)
+        shown = {
+            "Profile": self.profile,
+            "Settings": ", ".join(f"{name} = {value}" for name, value in self.settings.items()),
+            "Model": "{name}, weights {fingerprint}, {dtype} on {device}".format(**model) if model else "none",
+            **provenance.describe(environment),
+            "Wall time": provenance.duration(time.monotonic() - self._started),
+        }
+        display.show_facts(shown)

@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from diffclf.stats import Estimate
-from diffclf.workbook.plots.pieces import class_dots, curves, image_row, map_row
+from diffclf.workbook.plots.pieces import curves, image_row, split
 from diffclf.workbook.plots.style import MARKERS, PALETTE, new_figure
 
-__all__ = ["agreement", "class_gaps", "error_map_row", "errors_over_t", "noised_row", "rules"]
+__all__ = ["agreement", "class_gaps", "error_map_row", "errors_over_t", "rules"]
 
 
 def rules(x: NDArray, y: NDArray, margins: Mapping[str, ArrayLike], points: NDArray, of: NDArray) -> Figure:
@@ -35,10 +35,7 @@ def rules(x: NDArray, y: NDArray, margins: Mapping[str, ArrayLike], points: NDAr
 def errors_over_t(
     timesteps: ArrayLike, errors: NDArray, every: ArrayLike, exact: ArrayLike, names: Sequence[str]
 ) -> Figure:
-    """Draw the errors of two classes, and their difference, over t.
-
-    On single trials they are `errors` (2, n_trials) at `timesteps`, over all noises `exact` (2, n_t) at `every`.
-    """
+    """Draw errors of two classes (2, n_trials), those over all noises (exact, at every t), and their differences."""
     fig, (left, right) = new_figure(1, 2, width=9.5, height=3.4)
     for c, name in enumerate(names):
         left.plot(timesteps, errors[c], MARKERS[c], color=PALETTE[c], markersize=4, alpha=0.6)
@@ -62,32 +59,36 @@ def agreement(budgets: Sequence[int], accuracy: Sequence[Estimate], bayes: float
     return fig
 
 
-def noised_row(images: Sequence[ArrayLike], titles: Sequence[str]) -> Figure:
-    """Show images side by side."""
-    fig, axes = new_figure(1, len(images), width=9, height=1.9)
-    image_row(axes, images, titles)
-    return fig
-
-
 def error_map_row(picture: ArrayLike, maps: NDArray, names: Sequence[str]) -> Figure:
     """Show a picture, the error map of its class (the first of n maps), and by how much other classes exceed it."""
     fig, axes = new_figure(1, 1 + len(maps), width=10, height=2.1)
     image_row(axes[:1], [picture], names[:1])
-    map_row(axes[1:2], maps[:1], ["error"])
-    map_row(axes[2:], maps[1:] - maps[0], [f"as {name}" for name in names[1:]], symmetric=True)
+    image_row(axes[1:2], maps[:1], ["error"], cmap="viridis", vmin=0)
+    extra, titles = maps[1:] - maps[0], [f"as {name}" for name in names[1:]]
+    limit = np.abs(extra).max()
+    image_row(axes[2:], extra, titles, cmap="PuOr", vmin=-limit, vmax=limit)  # white at zero
+    for scaled in (axes[1:2], axes[2:]):
+        fig.colorbar(scaled[0].images[0], ax=list(scaled), shrink=0.8)
     return fig
 
 
 def class_gaps(
     images: Sequence[ArrayLike], titles: Sequence[str], gaps: Sequence[Mapping[str, Estimate]], right: str, label: str
 ) -> Figure:
-    """Show an image at one or more timesteps, and below each one dot per class (Figure 1)."""
-    n = len(images)
-    fig, axes = new_figure(
-        2, n, width=max(5.0, 2.5 * n), height=4.6, height_ratios=[1, 1.6], sharey="row", squeeze=False
-    )
+    """Show an image at one or more timesteps, and below each one dot per class, a diamond for the right one (Figure 1).
+
+    The gaps are, for each timestep, class -> estimate.
+    """
+    size = {"width": max(5.0, 2.5 * len(images)), "height": 4.6, "height_ratios": [1, 1.6]}
+    fig, axes = new_figure(2, len(images), sharey="row", squeeze=False, **size)
     image_row(axes[0], images, titles)
     for ax, estimates in zip(axes[1], gaps, strict=True):
-        class_dots(ax, estimates, right)
+        for row, (name, estimate) in enumerate(estimates.items()):
+            (values, ends), index = split([estimate]), int(name == right)
+            ax.errorbar(values, [row], xerr=ends, fmt="oD"[index], color=PALETTE[index], capsize=2)
+        ax.axvline(0, color="#222222", linewidth=0.8)
+        ax.grid(visible=False, axis="y")
+        ax.set_yticks(range(len(estimates)), list(estimates))
+        ax.set_ylim(len(estimates) - 0.5, -0.5)  # not invert_yaxis: the panels share the axis
     fig.supxlabel(label, fontsize=10)
     return fig

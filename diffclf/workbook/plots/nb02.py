@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from diffclf.stats import Estimate
-from diffclf.workbook.plots.pieces import Curve, curves, image_row, paper_curve
+from diffclf.workbook.plots.pieces import Curve, curves, paper_curve
 from diffclf.workbook.plots.style import PALETTE, PAPER, new_figure
 
-__all__ = ["accuracy_on_the_line", "margin_panels", "picture_grid", "snr_panels", "timestep_panels"]
+__all__ = ["accuracy_on_the_line", "margin_panels", "snr_panels", "timestep_panels"]
 
 
 def timestep_panels(
@@ -21,8 +21,7 @@ def timestep_panels(
 ) -> Figure:
     """Draw Figure 3 twice: accuracy in points, and as a share of the way from chance to each curve's own peak.
 
-    `points` are timesteps and accuracies of single timesteps. `run` and `paper` are timesteps, accuracies and shares.
-    `chance` is the accuracy of guessing, here and in the paper.
+    `points` are timesteps and accuracies of single ones, `run` and `paper` timesteps, accuracies and shares.
     """
     fig, (left, right) = new_figure(1, 2, width=10.0, height=4.0)
     left.plot(*points, ".", color=PALETTE[5], markersize=4, label="one timestep")
@@ -41,8 +40,7 @@ def timestep_panels(
 def snr_panels(schedules: Mapping[str, ArrayLike], run: Curve | None = None, paper: Curve | None = None) -> Figure:
     """Draw log10 of the signal-to-noise ratio against t and, where it is given, accuracy against that ratio.
 
-    `schedules` are label -> (T,) log10 SNR of this model and of the paper's; `run` and `paper` are log10 SNR and shares
-    of the way from chance to the peak.
+    `schedules` are label -> (T,) of this model and of the paper's, `run` and `paper` log10 SNR and shares of the way.
     """
     n = 1 if run is None else 2
     fig, axes = new_figure(1, n, width=(7.0, 10.0)[n - 1], squeeze=False)
@@ -58,18 +56,8 @@ def snr_panels(schedules: Mapping[str, ArrayLike], run: Curve | None = None, pap
     return fig
 
 
-def picture_grid(rows: Mapping[str, Sequence[ArrayLike]], columns: Sequence[str]) -> Figure:
-    """Show rows of pictures of equal length, each row and each column under its title."""
-    n = len(columns)
-    fig, axes = new_figure(len(rows), n, width=1.25 * n + 1.2, height=1.35 * len(rows) + 0.2, squeeze=False)
-    for place, (row, (title, images)) in enumerate(zip(axes, rows.items(), strict=True)):
-        image_row(row, images, [""] * n if place else columns)
-        row[0].annotate(title, (-0.1, 0.5), xycoords="axes fraction", ha="right", va="center")
-    return fig
-
-
 def accuracy_on_the_line(t: ArrayLike, accuracy: Sequence[Estimate], nearest_mean: float) -> Figure:
-    """Draw the accuracy in points of the perfect denoiser against the timestep, and that of the nearest class mean."""
+    """Draw the accuracy in points of the perfect denoiser against t, and that of the nearest class mean."""
     fig, ax = new_figure(height=3.2)
     levels = {"nearest class mean": nearest_mean, "chance": 50}
     labels = {"xlabel": "timestep t", "ylabel": "accuracy, points"}

@@ -29,8 +29,7 @@ def design_panels(
 ) -> Figure:
     """Draw Figure 4, this run's on the left and the paper's on the right, each design in the same colour and marker.
 
-    `run` is design -> trials per class and accuracies in points, `paper` is design -> [[trials, accuracy], ...], and
-    `chance` is the accuracy of guessing here and in the paper.
+    The paper's is design -> [[trials, accuracy], ...]. Accuracies, and chance here and in the paper, are in points.
     """
     fig, (left, right) = new_figure(1, 2, width=10.5, height=5.0, sharex=True)
     curves(left, run, {"chance": chance[0]}, alpha=0.1, title="This run, 95%", **LABELS)

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from diffclf.pruning import Round
 from diffclf.stats import Estimate
-from diffclf.workbook.plots.pieces import Curve, cost_points, curves, paper_curve, split
+from diffclf.workbook.plots.pieces import Curve, curves, paper_curve, split
 from diffclf.workbook.plots.style import MARKERS, PALETTE, PAPER, new_figure
 
 __all__ = ["accuracy_against_cost", "bars", "race_lines", "stage_panels", "study_panels"]
@@ -37,14 +37,14 @@ def accuracy_against_cost(
 ) -> Figure:
     """Draw accuracy in per cent against evaluations per image and class.
 
-    `exhaustive` is the search without pruning, `points` are strategy -> (evaluations per class, accuracy), and `paper`
-    is the paper's curve [[trials, accuracy], ...].
+    The points are strategy -> (evaluations per class, accuracy), the paper's curve is [[trials, accuracy], ...].
     """
     fig, ax = new_figure(width=8, height=6)
-    cost_points(ax, points, list(points))
+    drawn = {name: ([cost], [estimate]) for name, (cost, estimate) in points.items()}
     paper_curve(ax, paper, label="paper, Figure 4 (exhaustive, 37 classes)")
     labels = {"xscale": "log", "xlabel": "denoiser evaluations per image and class", "ylabel": "accuracy (%)"}
     curves(ax, {"exhaustive": exhaustive}, {"chance": chance}, ylim=(0, 100), **labels)
+    curves(ax, drawn, order=["exhaustive", *points], alpha=0)
     ax.set_xticks([1, 3, 10, 30, 100, 300], labels=[1, 3, 10, 30, 100, 300])
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, title="race, or stages: trials, prompts kept")
     return fig
@@ -56,14 +56,15 @@ def study_panels(panels: Mapping[str, tuple[Curve, Mapping[str, tuple[float, Est
     `panels` are title -> the curve of the search without pruning, and strategy -> (evaluations, accuracy).
     """
     fig, axes = new_figure(1, len(panels), width=10.0, height=5.2, squeeze=False)
-    names = list(dict.fromkeys(name for _, points in panels.values() for name in points))
+    strategies = dict.fromkeys(name for _, points in panels.values() for name in points)
+    names = ["every class on as many trials", *strategies]
     drawn = [e for curve, points in panels.values() for e in (*curve[1], *(point[1] for point in points.values()))]
     labels = {"xscale": "log", "xlabel": "denoiser evaluations per image", "ylabel": "accuracy (%)"}
     labels["ylim"] = (10 * (min(estimate.low for estimate in drawn) // 10), 100)
     handles = {}
     for ax, (title, (exhaustive, points)) in zip(axes[0], panels.items(), strict=True):
-        cost_points(ax, points, names)
-        curves(ax, {"every class on as many trials": exhaustive}, title=title, **labels)
+        curves(ax, {names[0]: exhaustive}, title=title, **labels)
+        curves(ax, {name: ([cost], [e]) for name, (cost, e) in points.items()}, order=names, alpha=0)
         ax.get_legend().remove()
         handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
@@ -73,8 +74,7 @@ def study_panels(panels: Mapping[str, tuple[Curve, Mapping[str, tuple[float, Est
 def race_lines(looks: Sequence[Round], names: Sequence[str]) -> Figure:
     """Draw a race: mean differences to the best prompt at every look, with the margins that they may not exceed.
 
-    No more prompts are drawn than the palette has colours: those that lasted longest, then those closest to the best.
-    The scale fits the differences; margins may go beyond it.
+    There are as many prompts as colours: those that lasted longest, then those closest to the best.
     """
     lines: dict[int, list[tuple[int, float, float]]] = {}
     for look in looks:

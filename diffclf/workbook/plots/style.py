@@ -6,7 +6,6 @@ marker. What the paper measured is always black and dashed.
 
 from typing import Any
 
-import matplotlib as mpl
 import seaborn as sns
 from matplotlib.figure import Figure
 
@@ -21,7 +20,6 @@ PAPER = "#000000"
 
 def set_style() -> None:
     """Set the defaults of matplotlib for the workbook; SVG files come out the same in every run."""
-    sns.set_theme("notebook", "ticks", PALETTE, font_scale=0.9)
     ours = {
         "figure.constrained_layout.use": True,
         "savefig.dpi": 160,
@@ -37,7 +35,7 @@ def set_style() -> None:
         "image.interpolation": "nearest",
         "svg.hashsalt": "diffclf",
     }
-    mpl.rcParams.update(ours)
+    sns.set_theme("notebook", "ticks", PALETTE, font_scale=0.9, rc=ours)
 
 
 def new_figure(

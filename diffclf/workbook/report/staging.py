@@ -17,11 +17,9 @@ _BANNER = "papermill-error-cell-tag"
 
 def _title(notebook: NotebookNode) -> str:
     """Return the text of the first heading, without its formatting; "" where there is none."""
-    for cell in notebook.cells:
-        for line in cell.source.splitlines() if cell.cell_type == "markdown" else ():
-            if line.startswith("# "):
-                return line[2:].replace("*", "").replace("`", "").strip()
-    return ""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    heading = re.search(r"^# (.*)", text, re.MULTILINE)
+    return re.sub("[*`]", "", heading[1]).strip() if heading else ""
 
 
 def _failure(error: str) -> NotebookNode:
@@ -39,31 +37,26 @@ def _one_output_each(cell: NotebookNode) -> list[NotebookNode]:
 
     A picture gets the description that came with it: Sphinx takes the description from the cell.
     """
-    cells = [cell]
-    for output in cell.outputs[1:]:
-        cells.append(nbformat.v4.new_code_cell("", outputs=[output], metadata={"tags": ["remove-input"]}))
-    cell.outputs = cell.outputs[:1]
-    for part in cells:
-        for output in part.outputs:
-            if "image/png" in output.get("data", {}):
-                stated = output.get("metadata", {}).get("image/png", {})
-                image = {"alt": " ".join(stated.get("alt", "Figure without a description").split())}
-                image |= {"width": f"{stated['width']}px"} if "width" in stated else {}
-                part.metadata["mystnb"] = {"image": image}
+    outputs, cells = cell.outputs, [cell]
+    cells += [nbformat.v4.new_code_cell("", metadata={"tags": ["remove-input"]}) for _ in outputs[1:]]
+    for part, output in zip(cells, outputs, strict=False):  # a cell without outputs stays as it is
+        part.outputs = [output]
+        if "image/png" in output.get("data", {}):
+            stated = output.get("metadata", {}).get("image/png", {})
+            image = {"alt": " ".join(stated.get("alt", "Figure without a description").split())}
+            image |= {"width": f"{stated['width']}px"} if "width" in stated else {}
+            part.metadata["mystnb"] = {"image": image}
     return cells
 
 
 def stage(source: Path, target: Path, error: str, pages: Collection[str] = ()) -> str:
-    """Write a notebook as the report shows it; return its title.
+    """Write an executed notebook as the report shows it; return its title.
 
-    Args:
-        source: executed notebook.
-        target: file to write.
-        error: what went wrong, shown in a red box; "" if nothing did.
-        pages: names of the notebooks that have a page; links to other notebooks become plain text.
+    The error is shown in a red box; "" means that there was none. `pages` are the names of the notebooks that have a
+    page; links to other notebooks become plain text.
     """
     notebook = nbformat.read(source, as_version=4)
-    title, cells = _title(notebook), []
+    title, cells = _title(notebook) or source.stem, []
     for cell in notebook.cells:
         tags = set(cell.metadata.get("tags", []))
         if cell.cell_type == "code":
@@ -73,11 +66,11 @@ def stage(source: Path, target: Path, error: str, pages: Collection[str] = ()) -
         elif _BANNER not in tags:
             cell.source = _LINK.sub(lambda link: link[0] if link[2] in pages else link[1], cell.source)
             cells.append(cell)
-    if not cells or cells[0].cell_type != "markdown" or not cells[0].source.lstrip().startswith("# "):
-        cells.insert(0, nbformat.v4.new_markdown_cell(f"# {title or source.stem}"))
+    if not (cells and cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")):
+        cells.insert(0, nbformat.v4.new_markdown_cell(f"# {title}"))
     if error:
         cells.insert(1, _failure(error))
     notebook.cells = cells
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)
-    return title or source.stem
+    return title

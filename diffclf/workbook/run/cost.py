@@ -1,19 +1,19 @@
 """What a run will cost, before it starts: denoiser evaluations, time, downloads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import import_module
 from math import isnan, nan
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from diffclf.models.protocol import DiffusionModel
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from diffclf.bench.clock import compare
 from diffclf.datasets.hub import HUB
+from diffclf.models import load_model
+from diffclf.models.protocol import DiffusionModel
 from diffclf.paths import data_dir
 from diffclf.workbook.display import text_table
 from diffclf.workbook.provenance import duration
@@ -26,42 +26,31 @@ def evaluations(job: Job) -> int:
     """Return the denoiser evaluations of a notebook, computed by its module diffclf.experiments.eNN_name.
 
     Raises:
-        ValueError: there is no such module.
+        ValueError: the module cannot be found.
     """
     module = f"diffclf.experiments.e{job.name}"
     try:
         return int(import_module(module).evaluations(job.settings))
     except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise ValueError(f"notebook {job.name} must have a module {module} with evaluations(settings)") from None
+        raise ValueError(f"{job.name} must have a module {module} with evaluations(settings): {error}") from None
 
 
+@torch.inference_mode()
 def measure_rate(model: DiffusionModel, seconds: float = 5.0) -> float:
-    """Return denoiser evaluations per second in batches of up to 64, measured in about that time.
-
-    The batch grows while it takes little of the time, so that a large model on a slow machine is measured, too.
-    """
-    import torch
-
-    batch = 1
-    with torch.inference_mode():
-        cond = model.encode_prompts([""] if model.labels is None else [0])
-        while True:
-            x_t = torch.zeros(batch, *model.latent_shape, device=model.device)
-            t = torch.full((batch,), len(model.schedule) // 2, device=model.device)
-            forward = partial(model.denoise, x_t, t, cond[[0] * batch])
-            spent = compare({"forward": forward}, [batch], 3)["forward"]["seconds"]
-            if batch >= 64 or batch * spent > seconds / 16:
-                return 1 / spent
-            batch *= 2
+    """Return denoiser evaluations per second, measured in about that time: in batches of 64, of fewer if it is slow."""
+    cond = model.encode_prompts([""] if model.labels is None else [0])
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        x_t = torch.zeros(size, *model.latent_shape, device=model.device)
+        t = torch.full((size,), len(model.schedule) // 2, device=model.device)
+        forward = partial(model.denoise, x_t, t, cond[[0] * size])
+        spent = compare({"forward": forward}, [size], 3)["forward"]["seconds"]
+        if size * spent > seconds / 16:
+            break
+    return 1 / spent
 
 
 def _local(kind: str, name: str) -> str | None:
     """Return the name or folder from which a model or data set is read without a network; None: there is none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     if name.startswith("mini-") or Path(name).is_dir() or (data_dir() / "models" / name).is_dir():
         return name
     try:
@@ -78,7 +67,7 @@ def downloads(job: Job) -> dict[str, str]:
         if _local(kind, name) is None:
             size = job.settings.get("download_gb", {}).get(name)
             facts = [f"about {size} GB"] if size else []
-            facts += [f"{HUB[name].repo}, {HUB[name].licence}"] if name in HUB else []
+            facts += [HUB[name].repo, HUB[name].licence] if name in HUB else []
             found[name] = f"{name} ({', '.join(facts)})" if facts else name
     return found
 
@@ -86,8 +75,6 @@ def downloads(job: Job) -> dict[str, str]:
 @cache
 def _rate(name: str) -> float | str:
     """Return the measured rate of a model, or why there is none."""
-    from diffclf.models import load_model
-
     try:
         return measure_rate(load_model(_local("model", name)))
     except Exception as error:  # the cost of other notebooks is known, whatever is wrong with this model
@@ -97,12 +84,9 @@ def _rate(name: str) -> float | str:
 def cost_report(jobs: Sequence[Job], rate: Callable[[str], float | str] = _rate) -> str:
     """Return a table of evaluations, time and downloads, a line per notebook and one in total.
 
-    Args:
-        jobs: the plan.
-        rate: returns evaluations per second of a model by name, or a text that says why the rate is not known.
+    `rate` returns evaluations per second of a model by name, or a text that says why the rate is not known.
     """
-    rows, total, seconds = [], 0, 0.0
-    fetched: dict[str, str] = {}
+    rows, total, seconds, fetched = [], 0, 0.0, {}
     for job in jobs:
         if job.problem:
             rows.append([job.name, "–", "–", job.problem])

@@ -14,15 +14,7 @@ __all__ = ["Job", "choose", "plan"]
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to run.
-
-    Attributes:
-        name: of the notebook, without suffix.
-        source: the committed notebook.
-        parameters: values for its parameters cell.
-        settings: the resulting settings.
-        problem: why it cannot run; "" if it can.
-    """
+    """One notebook to run: values for its parameters cell, the resulting settings, and why it cannot run, if so."""
 
     name: str
     source: Path
@@ -48,22 +40,8 @@ def choose(only: Sequence[str] = ()) -> list[Path]:
     return [path for path in found if not wanted or names[path] & wanted]
 
 
-def _declared_parameters(path: Path) -> set[str]:
-    """Return the names of a notebook's parameters.
-
-    Raises:
-        ValueError: the notebook has no cell tagged `parameters`, or that cell declares nothing.
-    """
-    import papermill
-
-    declared = set(papermill.inspect_notebook(str(path)))
-    if not declared:
-        raise ValueError(f"{path.name} must have one cell tagged 'parameters' that declares some, got none")
-    return declared
-
-
-def plan(profile: str, only: Sequence[str] = (), parameters: Mapping[str, Any] | None = None) -> list[Job]:
-    """Return the jobs of a run.
+def plan(profile: str = "", only: Sequence[str] = (), parameters: Mapping[str, Any] | None = None) -> list[Job]:
+    """Return the jobs of a run of the notebooks that `only` names; see `chosen_profile` and `choose`.
 
     A parameter goes to every chosen notebook that declares it; text becomes a number where the setting is one. A
     notebook that cannot run is a job with a problem, so that the others still run.
@@ -71,14 +49,17 @@ def plan(profile: str, only: Sequence[str] = (), parameters: Mapping[str, Any] |
     Raises:
         ValueError: unknown profile or notebook; a parameter that no chosen notebook has, or of the wrong type.
     """
+    import papermill
+
     given, jobs, choices = dict(parameters or {}), [], set()
+    profile = settings.chosen_profile(profile)
     if "profile" in given:
         raise ValueError("parameter profile must be chosen with --profile, got it as a parameter")
-    if profile not in settings.profile_names():
-        raise ValueError(f"profile must be one of {', '.join(settings.profile_names())}, got {profile!r}")
     for path in choose(only):
         try:
-            declared, known = _declared_parameters(path), settings.resolve(path.stem, profile)
+            declared, known = set(papermill.inspect_notebook(str(path))), settings.resolve(path.stem, profile)
+            if not declared:
+                raise ValueError(f"{path.name} must have one cell tagged 'parameters' that declares some, got none")
         except ValueError as error:
             jobs.append(Job(path.stem, path, problem=str(error)))
             continue
@@ -87,11 +68,9 @@ def plan(profile: str, only: Sequence[str] = (), parameters: Mapping[str, Any] |
             for name, value in given.items()
             if name in declared & set(known)
         }
-        resolved = settings.resolve(path.stem, profile, values)
-        jobs.append(Job(path.stem, path, {"profile": profile, **values}, resolved))
+        jobs.append(Job(path.stem, path, {"profile": profile, **values}, settings.resolve(path.stem, profile, values)))
         choices |= declared & set(known)
-    for name in given:
-        if name not in choices:
-            known_names = ", ".join(sorted(choices))
-            raise ValueError(f"parameter must be one of the chosen notebooks' ({known_names}), got {name!r}")
+    for name in given.keys() - choices:
+        known_names = ", ".join(sorted(choices))
+        raise ValueError(f"parameter must be one of the chosen notebooks' ({known_names}), got {name!r}")
     return jobs

@@ -28,14 +28,14 @@ from diffclf.workbook.run.plan import Job, plan
 
 __all__ = ["reproduce"]
 
-_CORES = os.cpu_count() or 1
-_CHECKOUT = Path(__file__).resolve().parents[3]
+INTERRUPTED = "the run was interrupted"
 
 
 def _child_environment(n_parallel: int, offline: bool, progress: Path) -> dict[str, str]:
     """Return the environment of a notebook's process: its share of the cores, and offline where the profile says so."""
-    threads = str(max(1, _CORES // n_parallel))
-    chosen = {
+    threads = str(max(1, (os.cpu_count() or 1) // n_parallel))
+    return {
+        **{name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"},
         "DIFFCLF_REPORTS": str(settings.reports_dir()),
         "DIFFCLF_NOTEBOOKS": str(settings.notebooks_dir()),
         "DIFFCLF_PROGRESS": str(progress),
@@ -44,12 +44,10 @@ def _child_environment(n_parallel: int, offline: bool, progress: Path) -> dict[s
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "JUPYTER_PREFER_ENV_PATH": "1",
         # The notebooks import this diffclf and no other.
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(_CHECKOUT), os.environ.get("PYTHONPATH", "")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(settings.CHECKOUT), os.environ.get("PYTHONPATH", "")])),
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "default"),
+        **(dict.fromkeys(settings.OFFLINE, "1") if offline else {}),
     }
-    if offline:
-        chosen |= dict.fromkeys(settings.OFFLINE, "1")
-    return {name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"} | chosen
 
 
 def _read(path: Path) -> str:
@@ -57,11 +55,10 @@ def _read(path: Path) -> str:
     return " ".join(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else ""
 
 
-def _execute(job: Job, profile: str, n_parallel: int, stop: Event) -> str:
+def _execute(job: Job, folder: Path, n_parallel: int, stop: Event) -> str:
     """Run one notebook in a process of its own; return "ok" or what went wrong."""
     if job.problem:
         return job.problem
-    folder = settings.reports_dir(profile)
     for name in ("notebooks", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     order = {
@@ -92,52 +89,17 @@ def _execute(job: Job, profile: str, n_parallel: int, stop: Event) -> str:
             line.set_description_str(f"{job.name[:2]} {_read(state)} {_read(progress)}"[:100])
             time.sleep(0.2)
         if stop.is_set():
-            return "the run was interrupted"
+            return INTERRUPTED
         return _read(state) if process.returncode == 0 else f"the worker ended with status {process.returncode}"
 
 
-def _record(job: Job, profile: str, status: str, seconds: float, facts: Mapping[str, Any]) -> None:
-    """Write how a notebook's run went ("ok", "running", or what went wrong), with the facts that it recorded itself."""
-    folder = settings.reports_dir(profile)
-    own = read_metrics(folder, job.name).get("provenance", {})
-    record = {
-        "status": status if status in ("ok", "running") else "failed",
-        "error": {"ok": "", "running": "the run was interrupted"}.get(status, status),
-        "seconds": round(seconds, 1),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "parameters": job.parameters,
-        "settings": own.get("settings", job.settings),
-        "seed": own.get("seed", job.settings.get("seed")),
-        "model": own.get("model"),
-        "environment": own.get("environment", facts),
-    }
-    write_json(folder / "runs" / f"{job.name}.json", record)
-
-
-def _run_all(jobs: Sequence[Job], profile: str, n_parallel: int) -> list[bool]:
-    """Run the jobs, that many at a time; return which came to their end."""
-    facts, stop = environment(), Event()
-
-    def run(job: Job) -> bool:
-        began = time.monotonic()
-        folder = settings.reports_dir(profile)
-        forget(folder, job.name)
-        (folder / "notebooks" / job.source.name).unlink(missing_ok=True)
-        _record(job, profile, "running", 0, facts)
-        status = _execute(job, profile, n_parallel, stop)
-        seconds = time.monotonic() - began
-        _record(job, profile, status, seconds, facts)
-        tqdm.write(f"ok      {job.name}  {duration(seconds)}" if status == "ok" else f"FAILED  {job.name}  {status}")
-        sys.stdout.flush()
-        return status == "ok"
-
-    with ThreadPoolExecutor(n_parallel) as pool:
-        try:
-            return list(pool.map(run, jobs))
-        except KeyboardInterrupt:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _record(job: Job, folder: Path, status: str, error: str, seconds: float, facts: Mapping[str, Any]) -> None:
+    """Write how a notebook's run went (status: ok, running or failed), with the facts that it recorded itself."""
+    own = {"settings": job.settings, "seed": job.settings.get("seed"), "model": None, "environment": facts}
+    own |= read_metrics(folder, job.name).get("provenance", {})
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"status": status, "error": error, "seconds": round(seconds, 1), "finished": finished}
+    write_json(folder / "runs" / f"{job.name}.json", {**record, "parameters": job.parameters, **own})
 
 
 def reproduce(
@@ -145,24 +107,35 @@ def reproduce(
 ) -> int:
     """Run notebooks and print a line for each, then the claims and their verdicts.
 
-    Args:
-        profile: "": $DIFFCLF_PROFILE, else mini.
-        only: numbers or names of notebooks; none: all.
-        parameters: values for every notebook that declares them; text is converted to the declared type.
-        n_parallel: notebooks at a time; they share the cores.
-
-    Returns:
-        Exit status: 0 if every notebook ran to its end, else 1.
-
-    Raises:
-        ValueError: unknown profile, notebook or parameter, or one of the wrong type; nothing has run then.
+    The first three arguments are those of `plan`, which raises ValueError before anything runs. `n_parallel` notebooks
+    run at a time; they share the cores. Returns the exit status: 0 if every notebook ran to its end, else 1.
     """
-    profile = profile or settings.default_profile()
     if n_parallel < 1:
         raise ValueError(f"--jobs must be at least 1, got {n_parallel}")
-    jobs, began = plan(profile, only, parameters), time.monotonic()
+    profile = settings.chosen_profile(profile)
+    jobs, folder, began = plan(profile, only, parameters), settings.reports_dir(profile), time.monotonic()
+    facts, stop = environment(), Event()
     print(f"{len(jobs)} notebooks, profile {profile}", flush=True)
-    good = _run_all(jobs, profile, n_parallel)
+
+    def run(job: Job) -> bool:
+        began = time.monotonic()
+        forget(folder, job.name)
+        (folder / "notebooks" / job.source.name).unlink(missing_ok=True)
+        _record(job, folder, "running", INTERRUPTED, 0, facts)
+        outcome, seconds = _execute(job, folder, n_parallel, stop), time.monotonic() - began
+        good = outcome == "ok"
+        _record(job, folder, "ok" if good else "failed", "" if good else outcome, seconds, facts)
+        tqdm.write(f"ok      {job.name}  {duration(seconds)}" if good else f"FAILED  {job.name}  {outcome}")
+        sys.stdout.flush()
+        return good
+
+    with ThreadPoolExecutor(n_parallel) as pool:
+        try:
+            good = list(pool.map(run, jobs))
+        except KeyboardInterrupt:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     print(f"{sum(good)} of {len(good)} notebooks ran to their end in {duration(time.monotonic() - began)}\n")
-    print(claims_table(read_judged(settings.reports_dir(profile))))
+    print(claims_table(read_judged(folder)))
     return 0 if all(good) else 1

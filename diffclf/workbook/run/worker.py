@@ -9,10 +9,9 @@ The file STATE says which cell runs, and at the end "ok" or what went wrong; the
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 __all__ = ["execute"]
@@ -21,25 +20,25 @@ __all__ = ["execute"]
 def execute(job: dict[str, Any], state: Path) -> str:
     """Run a notebook in its own folder; return "ok" or what went wrong.
 
-    Args:
-        job: `source`, the committed notebook; `target`, the executed one, which keeps all that ran before an error;
-            `parameters`; `log`, a file for what the cells print; `timeout_s`, the longest time of a cell, or None.
-        state: file that says which cell runs.
+    The job has `source`, the committed notebook; `target`, the executed one, which keeps all that ran before an error;
+    `parameters`; `log`, a file for what the cells print; `timeout_s`, the longest time of a cell, or None.
     """
     import nbformat
     import papermill
     from traitlets.config import Config
 
     n_cells = len(nbformat.read(job["source"], as_version=4).cells)
-    sockets = tempfile.mkdtemp(prefix="dc")
-    # Sockets in a folder of their own cannot collide with those of another kernel, as ports can.
-    transport = {"transport": "ipc", "ip": os.path.join(sockets, "k")} if os.name == "posix" else {}
 
     def announce(cell: object, cell_index: int) -> None:
         state.write_text(f"cell {cell_index + 1}/{max(n_cells, cell_index + 1)}", encoding="utf-8")
 
-    try:
-        with open(job["log"], "w", encoding="utf-8") as log:
+    with (
+        TemporaryDirectory(prefix="dc", ignore_cleanup_errors=True) as sockets,
+        open(job["log"], "w", encoding="utf-8") as log,
+    ):
+        # Sockets in a folder of their own cannot collide with those of another kernel, as ports can.
+        transport = {"transport": "ipc", "ip": os.path.join(sockets, "k")} if os.name == "posix" else {}
+        try:
             done = papermill.execute_notebook(
                 job["source"],
                 job["target"],
@@ -55,12 +54,10 @@ def execute(job: dict[str, Any], state: Path) -> str:
                 skip_cells_with_tag="" if os.environ.get("DIFFCLF_SOLUTIONS") else "solution",
                 config=Config({"KernelManager": transport}),
             )
-    except papermill.PapermillExecutionError as error:
-        return f"{error.ename}: {error.evalue} (in [{error.exec_count}])"
-    except Exception as error:  # a dead kernel, a time-out, a kernel that never came up
-        return f"{type(error).__name__}: {error}"
-    finally:
-        shutil.rmtree(sockets, ignore_errors=True)
+        except papermill.PapermillExecutionError as error:
+            return f"{error.ename}: {error.evalue} (in [{error.exec_count}])"
+        except Exception as error:  # a dead kernel, a time-out, a kernel that never came up
+            return f"{type(error).__name__}: {error}"
     finished = all(cell.metadata.papermill.exception is False for cell in done.cells)
     return "ok" if finished else "the kernel ended before the notebook did"
 
