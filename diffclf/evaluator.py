@@ -48,9 +48,8 @@ class Evaluator:
     Triples of different images and prompts share batches; the order in which they are handed in does not matter. The
     loop never waits for the device. On an out-of-memory error the batch is halved and the work goes on.
 
-    Args:
-        losses: which errors to return, of `LOSSES`.
-        batch_size: triples per forward pass, at least 1; None chooses (`diffclf.models.batch_size`).
+    `losses`, of `LOSSES`, are the errors to return; `batch_size` is the number of triples per forward pass, at least 1;
+    None chooses (`diffclf.models.batch_size`).
     """
 
     def __init__(
@@ -59,8 +58,7 @@ class Evaluator:
         check_losses(losses, model.learns_variance)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.model = model
-        self.losses = tuple(losses)
+        self.model, self.losses = model, tuple(losses)
         self.batch_size = batch_size or choose_batch_size(model)
         self.n_evaluations = 0  # of the denoiser, so far
         self._schedule = model.schedule.to(model.device)

@@ -7,12 +7,9 @@ __all__ = ["data_dir"]
 
 
 def data_dir() -> Path:
-    """Return the folder of embedded images, prompts, models and paper numbers.
+    """Return the folder of embedded images, models and paper numbers: $DIFFCLF_DATA, else `data/` of the checkout.
 
-    It is $DIFFCLF_DATA if that is set, else `data/` of the checkout.
-
-    Raises:
-        FileNotFoundError: neither exists.
+    Raises FileNotFoundError if it does not exist.
     """
     checkout = Path(__file__).resolve().parent.parent / "data"
     chosen = Path(os.environ["DIFFCLF_DATA"]) if os.environ.get("DIFFCLF_DATA") else checkout

@@ -1,7 +1,7 @@
 """Progress bars where somebody watches: a terminal, JupyterLab, or the runner of the notebooks.
 
-The runner names a file in $DIFFCLF_PROGRESS and shows what the newest bar wrote there. Anywhere else (a log, a pipe)
-there is no bar. It is always the plain text bar: the widget needs a network to be shown in the report.
+The runner names a file in $DIFFCLF_PROGRESS and shows the newest state of the bar that is written there. Elsewhere (a
+log, a pipe) there is no bar. It is always the plain text bar: the widget needs a network to be shown in the report.
 """
 
 import os
@@ -34,26 +34,11 @@ class _Line:
         pass
 
 
-def progress(
-    iterable: Iterable[Item] | None = None,
-    total: float | None = None,
-    desc: str = "",
-    *,
-    unit: str = "it",
-    unit_scale: bool | float = False,
-    enabled: bool = True,
-) -> "tqdm[Item]":
-    """Return the iterable in a progress bar with rate and time left, silent where nobody watches.
+def progress(iterable: Iterable[Item] | None = None, *, enabled: bool = True, **options: Any) -> "tqdm[Item]":  # noqa: ANN401
+    """Return the iterable in a progress bar with rate and time left; tqdm's `options` are total, desc, unit.
 
-    Args:
-        iterable: what to iterate over; None: call `update(n)` on the result.
-        total: its length, where it does not know it.
-        desc: words before the bar.
-        unit: of the rate.
-        unit_scale: see tqdm.
-        enabled: False: no bar.
+    Without an iterable call `update(n)` on the result. With `enabled` False there is no bar.
     """
-    options: dict[str, Any] = {"total": total, "desc": desc or None, "unit": unit, "unit_scale": unit_scale}
     path = os.environ.get("DIFFCLF_PROGRESS")
     if path and enabled:
         return tqdm(iterable, **options, file=_Line(Path(path)), mininterval=1, ncols=76)

@@ -10,14 +10,12 @@ images are in flight as it takes to fill the batches, so that memory does not gr
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, takewhile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from typing_extensions import override
 
 from diffclf.errortable import ErrorTable
 from diffclf.evaluator import Evaluator
@@ -25,7 +23,7 @@ from diffclf.images import list_images, load_image, to_pixels
 from diffclf.models.conditioning import Conditioning
 from diffclf.models.protocol import DiffusionModel
 from diffclf.progress import progress
-from diffclf.pruning import Exhaustive, Round, Strategy
+from diffclf.pruning import Fixed, Round, Strategy
 from diffclf.trials import TrialList, Trials, image_key
 
 __all__ = ["ErrorSource", "Prompt", "compute_errors", "search", "stack_rows", "watch"]
@@ -46,8 +44,7 @@ class ErrorSource:
         losses: losses to compute, of `diffclf.evaluator.LOSSES`.
         batch_size: denoiser evaluations per forward pass; None chooses.
 
-    Raises:
-        ValueError: no prompts; no trials, or a timestep that the model does not have; an unknown or unsupported loss.
+    Raises ValueError for no prompts, no trials, a timestep that the model does not have, or an unsupported loss.
     """
 
     def __init__(
@@ -235,8 +232,7 @@ def search(
         ordered: whether tables come in the order of the images, or as they finish.
         desc: words before the progress bar; None: no bar.
 
-    Raises:
-        ValueError: other trials or losses than the source's; not as many lists of prompts as images.
+    Raises ValueError for other trials or losses than the source's, or not as many lists of prompts as images.
     """
     loss = loss or source.losses[0]
     if loss not in source.losses:
@@ -249,7 +245,7 @@ def search(
         raise ValueError(f"prompts must be given for each of {n_images} images, got {len(source.prompts)}")
 
     def tables() -> Iterator[ErrorTable]:
-        with progress(total=n_images, desc=desc or "", unit="image", enabled=desc is not None) as bar:
+        with progress(total=n_images, desc=desc, unit="image", enabled=desc is not None) as bar:
             while running.waiting or running.flying:
                 running.join(ordered)
                 if not running.ready(ordered):
@@ -276,29 +272,16 @@ def watch(source: ErrorSource, image: object, strategy: Strategy, loss: str) -> 
         running.evaluate()
 
 
-@dataclass(frozen=True, eq=False)
-class _Everything(Exhaustive):
-    """Every prompt on every trial of a list."""
-
-    listed: TrialList | None = None
-
-    @override
-    def trial_list(self, n_timesteps: int = 1000) -> TrialList:
-        return self.listed
-
-
 def compute_errors(
     source: ErrorSource, images: object, loss: str = "l2", n_trials: int | None = None, desc: str | None = "images"
 ) -> NDArray[np.float32]:
     """Return the errors of every prompt on the first n_trials trials (None: all), (n_images, n_prompts, n_trials).
 
-    The source is the network or a bank; images and desc are as for `search`. Raises ValueError if the source has not
-    this loss, or fewer trials.
+    Images and desc are as for `search`. Raises ValueError if the source has not this loss, or fewer trials.
     """
     if n_trials is not None and not 1 <= n_trials <= len(source.trials):
         raise ValueError(f"n_trials must lie in 1..{len(source.trials)}, got {n_trials}")
-    everything = _Everything(listed=source.trials[:n_trials])
-    tables = search(source, images, everything, loss=loss, ordered=False, desc=desc)
+    tables = search(source, images, Fixed(source.trials[:n_trials]), loss=loss, ordered=False, desc=desc)
     return stack_rows(tables, lambda table: table.errors)
 
 

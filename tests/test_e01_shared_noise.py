@@ -61,8 +61,6 @@ def test_errors_on_fixed_noises_equal_the_loop_for_prompts_of_each_image():
         eps = Trials(trials, 4, image_key(pixels), SHAPE).noise(range(6))
         for row, c in zip(own, prompts, strict=True):
             assert row.ravel() == by_hand(pixels, c, trials.timesteps, eps)
-    shared = fixed_noise_errors(MODEL, IMAGES[:2], ["a", "b", "c"], [20, 600], 3, seed=4)
-    assert shared.shape == (2, 3, 2, 3) and shared[0, [2, 0]] == pytest.approx(errors[0], rel=1e-6)
 
 
 def test_what_is_shared():
@@ -78,12 +76,6 @@ def test_what_is_shared():
     assert (steps[0] != steps[1]).mean() > 0.9 and (steps[1] != steps[2]).mean() > 0.9
 
 
-def test_timesteps_are_uniform():
-    trials, index = own_trials("nothing", 10, 2000, seed=0, key=1)
-    counts = np.bincount(trials.timesteps[index].ravel() // 100, minlength=10)
-    assert counts.sum() == 20_000 and abs(counts - 2000).max() < 5 * 2000**0.5
-
-
 @pytest.mark.parametrize("shared", SHARED)
 def test_errors_equal_the_loop_nothing_else_is_evaluated_and_more_trials_begin_with_the_same(shared):
     source = SharingSource(MODEL, [0, 2], 3, shared, seed=5)
@@ -95,17 +87,6 @@ def test_errors_equal_the_loop_nothing_else_is_evaluated_and_more_trials_begin_w
             assert row == by_hand(pixels, c, trials.timesteps[mask], trials.noise(np.flatnonzero(mask)))
     more = sharing_errors(SharingSource(MODEL, [0, 2], 9, shared, seed=5), IMAGES)
     assert more[:, :, :3] == pytest.approx(errors, rel=1e-6)
-
-
-def test_sharing_lowers_the_variance_of_the_difference():
-    """On the exact model, over many noises: the shared difference varies less, by the ratio that is predicted."""
-    both, apart = (
-        sharing_errors(SharingSource(MODEL, [0, 1], 4000, shared), IMAGES[:1])[0]
-        for shared in ("t and noise", "nothing")
-    )
-    measured = (apart[0] - apart[1]).var() / (both[0] - both[1]).var()
-    predicted = both.var(axis=1).sum() / (both[0] - both[1]).var()
-    assert measured > 1.5 and measured == pytest.approx(predicted, rel=0.15)
 
 
 def test_unknown_sharing_is_refused():

@@ -174,8 +174,8 @@ def test_dry_run_without_network_says_what_is_not_here(tmp_path, monkeypatch, ca
 
 
 def test_dry_run_with_a_local_model_estimates_time(stand_ins, monkeypatch, capsys):
-    monkeypatch.setattr("diffclf.workbook.run.cost.measure_rate", lambda model: 1000.0)
+    monkeypatch.setattr("diffclf.workbook.run.cost.measure_rate", lambda model, size: 1000.0)
     assert main(["reproduce", "--profile", "paper", "--only", "0,1", "--dry-run", *given(stand_ins, n_images=5)]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert rows[1][1] == f"{2 * 1000 * 4 + 2 * 5 * 50 * 4 + 3 * 37 * 5 * 25:,}"
     assert all("about" in row and row[-1] == "none" for row in rows) and len(rows) == 3

@@ -1,7 +1,6 @@
 """Figures show the numbers that they are given."""
 
 import numpy as np
-import pytest
 import torch
 
 from diffclf import Racing
@@ -13,11 +12,6 @@ THREE = [Estimate(50, 40, 55), Estimate(60, 50, 70), Estimate(80, 75, 90)]
 T = [100, 500, 900]
 PICTURES = np.random.default_rng(0).random((3, 4, 4, 3))
 TITLES = ["a", "b", "c"]
-
-
-@pytest.fixture(autouse=True)
-def _style():
-    set_style()
 
 
 def labels(ax):
@@ -49,6 +43,7 @@ def figures():
 
 
 def test_every_figure_can_be_drawn():
+    set_style()
     for fig in figures():
         fig.draw_without_rendering()
 

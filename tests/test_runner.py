@@ -13,8 +13,7 @@ from notebook_maker import make_claim, write_notebook
 
 from diffclf.progress import progress
 from diffclf.workbook.results import read_judged, read_run
-from diffclf.workbook.run import cost
-from diffclf.workbook.run.cost import cost_report, evaluations, measure_rate
+from diffclf.workbook.run.cost import cost_report, evaluations
 from diffclf.workbook.run.plan import plan
 from diffclf.workbook.run.runner import reproduce
 from diffclf.workbook.settings import reports_dir
@@ -125,18 +124,6 @@ def test_parameter_goes_only_to_notebooks_that_have_it(folder):
     assert (second.settings["width"], second.settings["model"]) == (3, "7")
 
 
-def test_rate_is_measured_in_the_largest_batch_that_takes_little_time(gaussian, monkeypatch):
-    sizes = []
-
-    def two_milliseconds_each(acts, units, n_rounds):
-        assert len(acts["forward"]()) == units[0]
-        sizes.extend(units)
-        return {"forward": {"seconds": 0.002}}
-
-    monkeypatch.setattr(cost, "compare", two_milliseconds_each)
-    assert measure_rate(gaussian, seconds=0.5) == 500 and sizes == [1, 2, 4, 8, 16]
-
-
 @pytest.fixture
 def budgets(monkeypatch):
     """Experiments of notebooks 01_one and 02_two: 100 evaluations an image."""
@@ -150,7 +137,7 @@ def test_cost_adds_up(folder, budgets):
         write_notebook(folder, name, ["x = 1"])
     write_notebook(folder, "03_untagged", ["x = 1"], tag="other")
     jobs = plan("mini", parameters={"n_images": 20})
-    rows = [line.split("  ") for line in cost_report(jobs, rate=lambda name: 10.0).splitlines()[2:]]
+    rows = [line.split("  ") for line in cost_report(jobs, rate=lambda name: 10.0).splitlines()[1:]]
     rows = [[cell.strip() for cell in row if cell] for row in rows]
     assert rows[0] == ["01_one", "2,000", "about 3 min 20 s", "none"] and rows[2][:3] == ["03_untagged", "–", "–"]
     assert rows[-1] == ["total", "4,000", "about 6 min 40 s", "none"]
@@ -164,12 +151,12 @@ def test_cost_names_downloads_and_takes_local_folders(folder, budgets, tmp_path)
     settings = {"all": {"model": "nobody/no-model", "dataset": "pets", "download_gb": {"nobody/no-model": 5.2}}}
     parameters = 'profile: str = ""\nmodel: str = ""\ndataset: str = ""'
     write_notebook(folder, "01_one", ["x = 1"], settings=settings, parameters=parameters)
-    line = cost_report(plan("mini"), rate=lambda name: 10.0).splitlines()[2]
+    line = cost_report(plan("mini"), rate=lambda name: 10.0).splitlines()[1]
     assert "not measured: model not here" in line
     assert "nobody/no-model (about 5.2 GB), pets (timm/oxford-iiit-pet, CC-BY-SA-4.0)" in line
     (job,) = plan("mini", parameters={"model": str(tmp_path), "dataset": str(tmp_path)})
     assert job.settings["model"] == job.settings["dataset"] == str(tmp_path)
-    assert cost_report([job], rate=lambda name: 10.0).splitlines()[2].endswith("none")
+    assert cost_report([job], rate=lambda name: 10.0).splitlines()[1].endswith("none")
 
 
 def test_progress_is_silent_in_a_pipe_and_speaks_to_the_runner(tmp_path, monkeypatch, capsys):

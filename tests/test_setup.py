@@ -149,7 +149,7 @@ def test_imports_are_declared():
 
 
 LAYERS = [
-    {"files", "paths", "progress", "stats", "prompts", "images", "schedule"},
+    {"files", "texttable", "paths", "progress", "stats", "prompts", "images", "schedule"},
     {"trials", "models"},
     {"errortable", "evaluator", "pruning"},
     {"search"},

@@ -21,16 +21,7 @@ from diffclf.experiments.study import (
     task_facts,
     weighted_accuracies,
 )
-from diffclf.experiments.tasks import (
-    TASKS,
-    Task,
-    best_fixed,
-    cheapest_race,
-    fixed_schedules,
-    open_task,
-    races,
-    run_task,
-)
+from diffclf.experiments.tasks import TASKS, Task, best_fixed, cheapest_race, fixed_schedules, run_task
 from diffclf.pruning.calibration import calibrate
 from diffclf.search import search
 
@@ -45,19 +36,19 @@ def test_schedules_come_by_cost_each_once():
 
 def test_the_list_of_trials_holds_those_of_a_race_and_of_the_schedules(tiny_sd, tmp_path):
     for task in TASKS.values():
-        data, bank = open_task(task, tiny_sd, "tune", 2, tmp_path)
+        data, bank = task.open(tiny_sd, "tune", 2, tmp_path)
         assert len(bank.prompts) == len(data.classnames) + len(task.tree)
-        for strategy in (*races(task, Racing()).values(), task.schedule, task.reference):
+        for strategy in (*task.races(Racing()).values(), task.schedule, task.reference):
             assert bank.trials.starts_with(strategy.trial_list())
 
 
 def test_a_run_leaves_the_nodes_of_a_label_tree_out_of_its_tables_but_counts_them(tiny_sd, tmp_path):
     task = TASKS["mini-coloured-items"]
-    data, bank = open_task(task, tiny_sd, "tune", 3, tmp_path)
+    data, bank = task.open(tiny_sd, "tune", 3, tmp_path)
     plain = run_task(bank, data, Staged((2,), (1,), "random"))
     assert plain.tables.shape == (3, 60, 2) and plain.spent.tolist() == [120] * 3
     assert plain.right.tolist() == (plain.tables.mean(axis=2).argmin(axis=1) == data.labels).tolist()
-    tree = races(task, Racing(threshold=2.0))["label tree, race"]
+    tree = task.races(Racing(threshold=2.0))["label tree, race"]
     run = run_task(bank, data, tree)
     tables = list(search(bank, data.images, tree.prepare(tiny_sd, data.classnames)))
     assert run.tables.shape == (3, 60, 128) and run.spent.tolist() == [table.n_evaluations for table in tables]
@@ -65,7 +56,7 @@ def test_a_run_leaves_the_nodes_of_a_label_tree_out_of_its_tables_but_counts_the
 
 
 def test_the_cheapest_schedule_that_is_not_worse_is_found(tiny_sd, tmp_path):
-    data, bank = open_task(TASKS["mini-items"], tiny_sd, "tune", 160, tmp_path)
+    data, bank = TASKS["mini-items"].open(tiny_sd, "tune", 160, tmp_path)
     found, difference, tried = best_fixed(bank, data, (3,), np.zeros(160, dtype=bool))  # none is worse than never right
     assert found == Staged((4,), (1,), "random") and tried == 1 and difference.low > -0.02
     assert bank.n_evaluations == 160 * 10 * 4, "only what it took is computed"
@@ -77,7 +68,7 @@ def test_the_cheapest_schedule_that_is_not_worse_is_found(tiny_sd, tmp_path):
 
 def test_the_race_with_the_smallest_threshold_that_is_not_worse_is_found(tiny_sd, tmp_path):
     race = Racing(trials=32, threshold=1.5)
-    data, bank = open_task(TASKS["mini-items"], tiny_sd, "tune", 40, tmp_path)
+    data, bank = TASKS["mini-items"].open(tiny_sd, "tune", 40, tmp_path)
     never, always = np.zeros(40, dtype=bool), np.ones(40, dtype=bool)
     assert cheapest_race(race, bank, data, never) == replace(race, threshold=1.0), "the last tried"
     assert cheapest_race(race, bank, data, always) == race, "none is as good as a perfect reference"
@@ -108,7 +99,7 @@ def test_ablations_calibrate_races_with_and_without_on_the_same_images(tiny_sd, 
     assert found["images"] == 6
     options = {"race": {}, "independent noise": {"antithetic": False}, "own variances": {"prior_pairs": 0}}
     for name, race in {name: Racing(trials=24, **own) for name, own in options.items()}.items():
-        data, bank = open_task(TASKS["mini-items"], tiny_sd, "tune", 6, tmp_path, antithetic=race.antithetic)
+        data, bank = TASKS["mini-items"].open(tiny_sd, "tune", 6, tmp_path, antithetic=race.antithetic)
         tables = bank.errors(data.images, n_trials=24)
         assert found["races"][name]["evaluations"] == calibrate(race, tables, error=1).n_evaluations
         assert found["races"][name]["full_accuracy"] == np.mean(tables.mean(axis=2).argmin(axis=1) == data.labels)

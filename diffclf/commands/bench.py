@@ -13,14 +13,15 @@ from typing import Any
 import torch
 
 from diffclf.bench.throughput import measure_overhead, measure_throughput, time_races
-from diffclf.commands.options import columns, count
+from diffclf.commands.options import count
 from diffclf.datasets import load_dataset
 from diffclf.experiments.study import read_study, strategy_rows, write_study
-from diffclf.experiments.tasks import TASKS, races
+from diffclf.experiments.tasks import TASKS
 from diffclf.models import load_model
 from diffclf.models.loading import built_in_models
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning import Racing
+from diffclf.texttable import text_table
 
 __all__ = ["add_arguments", "run"]
 
@@ -70,7 +71,7 @@ def _more_measurements(args: argparse.Namespace, model: DiffusionModel) -> dict[
     study = read_study(fast)
     for name, task in TASKS.items():
         data, staged = load_dataset(name, n_images=args.images), replace(task.schedule, grid="official")
-        found[name] = time_races(fast, plain, data, staged, races(task, Racing()), args.rounds)
+        found[name] = time_races(fast, plain, data, staged, task.races(Racing()), args.rounds)
         if study:
             found[f"{name}, from the study"] = strategy_rows(study["tasks"][name])
     return found
@@ -81,4 +82,4 @@ def _table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [["", *next(iter(rows.values()))]]
     for name, row in rows.items():
         lines.append([name, *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values())])
-    return columns(lines)
+    return text_table(lines, str.rjust)

@@ -25,13 +25,14 @@ from typing import Any
 
 from diffclf.bank import ErrorBank
 from diffclf.classifier import DiffusionClassifier
-from diffclf.commands.options import add_classifier_arguments, columns, make_classifier, make_prompts, make_pruning
+from diffclf.commands.options import add_classifier_arguments, make_classifier, make_prompts, make_pruning
 from diffclf.datasets.folder import ClassFolder, check_images
 from diffclf.files import write_json, write_whole
 from diffclf.progress import progress
 from diffclf.prompts import resolve_prompts
 from diffclf.search import search
 from diffclf.stats import proportion
+from diffclf.texttable import text_table
 
 __all__ = ["add_arguments", "run"]
 
@@ -42,15 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of `diffclf evaluate`."""
     parser.add_argument("folder", metavar="FOLDER", help="folder with one sub-folder of images per class")
     add = parser.add_mutually_exclusive_group(required=True).add_argument
-    from_folders = "the classes are the folders' names, _ read as a space in prompts"
-    add("--labels-from-folders", action="store_true", help=from_folders)
-    prompts = "CSV file with the columns prompt, classname (the folders' names), classidx"
-    add("--prompts", metavar="FILE", help=prompts)
-    add_classifier_arguments(parser)
-    out = (
-        "folder of the results (default FOLDER-results): a killed run continues there, "
-        "a run with other settings overwrites its tables"
+    add(
+        "--labels-from-folders", action="store_true", help="the classes are the folders' names, _ as a space in prompts"
     )
+    add("--prompts", metavar="FILE", help="CSV file: prompt, classname (the folders' names), classidx")
+    add_classifier_arguments(parser)
+    out = "results (default FOLDER-results): a killed run continues there, other settings overwrite its tables"
     parser.add_argument("--out", type=Path, metavar="DIR", help=out)
 
 
@@ -89,7 +87,7 @@ def _prompts(args: argparse.Namespace, folder: ClassFolder) -> list[tuple[str, s
     if unknown := [name for name in folder.classnames if name not in known]:
         raise ValueError(
             f"every sub-folder of {folder.path} must be a classname in {args.prompts}, "
-            f"got {', '.join(map(repr, unknown[:5]))}{' and others' if len(unknown) > 5 else ''}"
+            f"got {', '.join(map(repr, unknown))}"
         )
     return pairs
 
@@ -158,7 +156,7 @@ def _report(summary: dict[str, Any], n_computed: int, out: Path) -> str:
         rows = [["", *map(str, range(len(classes)))]]
         for position, counts in enumerate(summary["confusion"]):
             rows.append([f"{position} {classes[position]}", *map(str, counts)])
-        table = f"rows: true class; columns: predicted\n{columns(rows)}"
+        table = f"rows: true class; columns: predicted\n{text_table(rows, str.rjust)}"
     return (
         f"accuracy {accuracy['value']:.2%}, {accuracy['level']:.0%} interval {accuracy['low']:.2%} to "
         f"{accuracy['high']:.2%} (Wilson; {summary['n_correct']} of {n_images} images)\n"

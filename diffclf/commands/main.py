@@ -46,8 +46,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Return the parser with the names of all commands, and with the arguments of one command.
 
-    Raises:
-        ValueError: the command needs a package that is not installed.
+    Raises ValueError if the command needs a package that is not installed.
     """
     description = "Classify images with a conditional diffusion model, and reproduce the paper that showed how."
     parser = _Parser(prog="diffclf", description=description)
@@ -81,9 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
-        status = _run(argv)
+        args = build_parser(next((word for word in argv if not word.startswith("-")), None)).parse_args(argv)
+        status = args.run(args)
         sys.stdout.flush()  # here, where BrokenPipeError is still caught
         return status
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("\ndiffclf: interrupted", file=sys.stderr)
         return 130
@@ -99,13 +101,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"{error.filename}: {error.strerror}" if of_file else str(error)
         print(f"diffclf: error: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
         return 2
-
-
-def _run(argv: Sequence[str]) -> int:
-    """Parse the command line, run the command and return its exit status."""
-    command = next((word for word in argv if not word.startswith("-")), None)
-    try:
-        args = build_parser(command).parse_args(argv)
-    except SystemExit as stop:  # --help
-        return int(stop.code or 0)
-    return args.run(args)

@@ -1,4 +1,4 @@
-"""What `classify`, `evaluate` and `bench` share: options, the classifier that they determine, and columns of text."""
+"""What `classify`, `evaluate` and `bench` share: options, and the classifier that they determine."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from diffclf.models import load_model
 from diffclf.prompts import TEMPLATE, prompts_from_labels, read_prompts
 from diffclf.pruning import Exhaustive, Racing, Staged, Strategy
 
-__all__ = ["add_classifier_arguments", "columns", "count", "make_classifier", "make_prompts", "make_pruning"]
+__all__ = ["add_classifier_arguments", "count", "make_classifier", "make_prompts", "make_pruning"]
 
 
 def count(text: str) -> int:
@@ -58,9 +58,7 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
 def make_prompts(args: argparse.Namespace, labels: Sequence[str] | None) -> list[tuple[str, str]] | None:
     """Return the (prompt, classname) pairs of --prompts, else those of the labels; None without either.
 
-    Raises:
-        ValueError: bad labels, template or file, or --template with --prompts.
-        OSError: the file cannot be read.
+    Raises ValueError: bad labels, template or file, or --template with --prompts; OSError: an unreadable file.
     """
     if args.prompts is None:
         return None if labels is None else prompts_from_labels(labels, args.template or TEMPLATE)
@@ -70,11 +68,7 @@ def make_prompts(args: argparse.Namespace, labels: Sequence[str] | None) -> list
 
 
 def make_pruning(args: argparse.Namespace) -> Strategy:
-    """Return the strategy that --trials, --keep, --budget, --confidence and --repeats ask for.
-
-    Raises:
-        ValueError: they do not fit together.
-    """
+    """Return the strategy that --trials, --keep, --budget, --confidence and --repeats ask for, if they fit together."""
     if args.trials is None:
         if args.keep is not None:
             raise ValueError(f"keep needs trials, got keep {args.keep} alone")
@@ -93,8 +87,7 @@ def make_classifier(
 ) -> DiffusionClassifier:
     """Load the model and return the classifier; prompts None: all labels of a class-conditional model.
 
-    Raises:
-        ValueError: the model cannot be loaded, or it does not go with the other options.
+    Raises ValueError if the model cannot be loaded, or it does not go with the other options.
     """
     model = load_model(args.model, device=args.device, dtype=args.dtype, compile=args.compile)
     if model.labels is None and prompts is None:
@@ -105,9 +98,3 @@ def make_classifier(
         prompts = prompts and [classname for _, classname in prompts]
     options = {name: getattr(args, name) for name in ("loss", "seed", "batch_size", "temperature")}
     return DiffusionClassifier(model, prompts, pruning=pruning, progress=True, **options)
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as text in columns: the first column starts at the left, the others end at the right."""
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join("  ".join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in rows)

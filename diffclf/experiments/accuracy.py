@@ -9,7 +9,7 @@ of the labels: an image is classified correctly if prompt `labels[image]` wins. 
     labels   (n_images,) positions of the right prompts
     groups   (n_images,) the photograph that each image was made of; None: each of its own
 
-Functions of errors and labels raise a ValueError if an error is missing, or the shapes do not fit.
+Functions of errors and labels raise a ValueError if an error is missing, or the shapes or budgets do not fit.
 """
 
 from collections.abc import Sequence
@@ -49,11 +49,7 @@ def correct_by_trial(errors: NDArray, labels: ArrayLike) -> NDArray[np.bool_]:
 
 
 def correct_by_budget(errors: NDArray, labels: ArrayLike, budgets: ArrayLike) -> NDArray[np.bool_]:
-    """Return which images the first n trials classify correctly, for several n: (n_images, n_budgets).
-
-    Raises:
-        ValueError: a budget is not in 1..n_trials.
-    """
+    """Return (n_images, n_budgets): whether the first n trials classify an image correctly, n in 1..n_trials."""
     _check(errors, labels)
     budgets, n_trials = np.asarray(budgets, dtype=np.int64), errors.shape[2]
     if budgets.min() < 1 or budgets.max() > n_trials:
@@ -77,10 +73,9 @@ def accuracies(correct: NDArray, groups: NDArray | None = None) -> list[Estimate
 def average_over_bins(
     correct: NDArray, timesteps: ArrayLike, n_bins: int, n_timesteps: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Average (n_images, n_trials) correct answers over n_bins equal parts of 0 .. T that have a trial.
+    """Average (n_images, n_trials) correct answers over those of n_bins equal parts of 0 .. T that have a trial.
 
-    Returns:
-        (n,) mean timestep of the trials in each part, increasing, and (n_images, n) share of them that are correct.
+    Returns the (n,) mean timesteps of the parts' trials, increasing, and their (n_images, n) shares of correct answers.
     """
     timesteps = np.asarray(timesteps)
     place = timesteps * n_bins // n_timesteps

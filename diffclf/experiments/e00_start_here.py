@@ -34,10 +34,9 @@ def middle_half(timesteps: ArrayLike) -> NDArray[np.int64]:
 
 @torch.inference_mode()
 def error_maps(model: DiffusionModel, x0: Tensor, cond: Conditioning, trials: Trials) -> NDArray[np.float32]:
-    """Return the squared error of each place in a latent (1, C, H, W), a mean over trials and channels.
+    """Return the squared error at each place of a latent (1, C, H, W), a mean over trials and channels.
 
-    Returns:
-        (n_prompts, H, W), a map for each row of cond; the mean of a map is the prompt's mean error.
+    There is a map for each row of cond, (n_prompts, H, W), whose mean is the prompt's mean error.
     """
     schedule = model.schedule.to(model.device)
     t, eps = (part.to(model.device) for part in (torch.from_numpy(trials.timesteps), trials.noise(range(len(trials)))))

@@ -11,7 +11,6 @@ Source: Li et al. 2023, arXiv 2303.16203, section 3.3 and Figure 2.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from typing_extensions import override
 
 from diffclf.models.protocol import DiffusionModel
-from diffclf.pruning import Strategy
+from diffclf.pruning import Fixed
 from diffclf.search import ErrorSource, compute_errors, search
 from diffclf.trials import TrialList, Trials
 
@@ -49,10 +48,7 @@ def fixed_noise_errors(
 ) -> NDArray[np.float32]:
     """Return the squared errors (l2) of images at every timestep, with each of the same few noises (Figure 2).
 
-    Images, prompts and seed are those of `ErrorSource` and `search`.
-
-    Returns:
-        (n_images, n_prompts, n_t, n_noises); its size is the number of denoiser evaluations.
+    Images, prompts and seed are as for `ErrorSource` and `search`; the errors are (n_images, n_prompts, n_t, n_noises).
     """
     source = ErrorSource(model, prompts, TrialList.every_noise_at(timesteps, n_noises), seed=seed, losses=("l2",))
     errors = compute_errors(source, images, desc=None)
@@ -84,11 +80,8 @@ class SharingSource(ErrorSource):
     differs. The first trials of a prompt are the same for every larger n_trials.
 
     Attributes:
-        shared: one of `SHARED`.
+        shared: one of `SHARED`; anything else raises ValueError.
         own: (n_prompts, n_all) bool, the trials of each prompt: all, or n_trials of n_prompts x n_trials.
-
-    Raises:
-        ValueError: `shared` is none of the three.
     """
 
     def __init__(self, model: DiffusionModel, prompts: Sequence, n_trials: int, shared: str, *, seed: int = 0) -> None:
@@ -109,25 +102,7 @@ class SharingSource(ErrorSource):
         return Trials(timesteps, self.seed, key, self.model.latent_shape)
 
 
-@dataclass(frozen=True, eq=False)
-class _Fixed(Strategy):
-    """The strategy that asks for given entries of the table."""
-
-    trials: TrialList
-    wanted: NDArray[np.bool_]
-
-    @override
-    def trial_list(self, n_timesteps: int = 1000) -> TrialList:
-        return self.trials
-
-    @override
-    def next(self, errors: NDArray) -> NDArray[np.bool_] | None:
-        missing = self.wanted & np.isnan(errors)
-        return missing if missing.any() else None
-
-
 def sharing_errors(source: SharingSource, images: object) -> NDArray[np.float32]:
     """Return the squared errors (l2) of every prompt on its own trials: (n_images, n_prompts, n_trials)."""
-    strategy = _Fixed(source.trials, source.own)
-    tables = search(source, images, strategy, desc=f"shared: {source.shared}")
+    tables = search(source, images, Fixed(source.trials, source.own), desc=f"shared: {source.shared}")
     return np.stack([table.errors[source.own].reshape(len(source.own), -1) for table in tables])

@@ -42,10 +42,7 @@ def line_errors(
     """Return the squared errors of random points on the line under every class, and the points' own classes.
 
     The world has as many bumps in each class. The timesteps are those of n_trials trials, each with a noise of its own
-    unless all trials of a point have one noise.
-
-    Returns:
-        (n_points, n_classes, n_trials) and (n_points,).
+    unless all trials of a point have one noise. The results are (n_points, n_classes, n_trials) and (n_points,).
     """
     rng, n_classes = np.random.default_rng(seed), len(world.labels)
     centres, width = world.means.numpy().reshape(n_classes, -1), float(world.covariances[0, 0, 0]) ** 0.5
@@ -71,9 +68,7 @@ def predict_clean(
     """Noise one latent to several timesteps and predict the clean latent from each, in one step.
 
     The latent, on the model's device, and the noise are (1, C, H, W). At every timestep alpha_t must be above 0.
-
-    Returns:
-        x_t, (n_t, C, H, W), and x0_hat, (n_prompts, n_t, C, H, W), float32, for each row of cond.
+    Returns x_t, (n_t, C, H, W), and x0_hat, (n_prompts, n_t, C, H, W), float32, for each row of cond.
     """
     schedule, t = model.schedule.to(model.device), torch.tensor(list(timesteps), device=model.device)
     clean = x0.float().expand(len(t), -1, -1, -1)

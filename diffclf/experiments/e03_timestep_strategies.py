@@ -45,8 +45,7 @@ def evaluations(settings: Mapping[str, Any]) -> int:
 def design_timesteps(name: str, n_trials: int, n_timesteps: int = 1000) -> NDArray[np.int64]:
     """Return the timesteps of one design for a number of trials per class, (n_trials,), with repeats.
 
-    Raises:
-        ValueError: unknown name; for "Uniform", more trials than timesteps.
+    Raises ValueError for an unknown name and, for "Uniform", more trials than timesteps.
     """
     if name not in DESIGNS:
         raise ValueError(f"design must be one of {list(DESIGNS)}, got {name!r}")
@@ -63,15 +62,11 @@ def _fixed_timesteps(n_timesteps: int) -> list[int]:
 
 @dataclass(frozen=True)
 class SharedTrials:
-    """The list of trials that all designs share: U = n_uniform, R = n_repeats, T = n_timesteps.
+    """The list of trials that all designs share; raises ValueError for numbers out of range."""
 
-    Raises:
-        ValueError: n_uniform is not in 1..T, or n_repeats is below 1.
-    """
-
-    n_uniform: int
-    n_repeats: int
-    n_timesteps: int = 1000
+    n_uniform: int  # U, in 1..T
+    n_repeats: int  # R, at least 1
+    n_timesteps: int = 1000  # T
 
     def __post_init__(self) -> None:
         if self.n_repeats < 1:
@@ -86,8 +81,7 @@ class SharedTrials:
     def columns(self, design: str, n_trials: int) -> NDArray[np.int64]:
         """Return the positions of a design's trials in the list, in the design's order: (n_trials,), all different.
 
-        Raises:
-            ValueError: unknown design, or more trials than the list holds for it.
+        Raises ValueError for an unknown design, or more trials than the list holds for it.
         """
         timesteps, most = design_timesteps(design, n_trials, self.n_timesteps), self.budgets(design)[-1]
         if not 1 <= n_trials <= most:

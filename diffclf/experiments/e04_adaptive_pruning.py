@@ -38,9 +38,6 @@ __all__ = [
     "time_images",
 ]
 
-Schedules = Sequence[Mapping[str, Sequence[int]]]
-"""Mappings with `trials` and `keep`, a number for each stage."""
-
 
 def evaluations(settings: Mapping[str, Any]) -> int:
     """Return the denoiser evaluations: further noise seeds, schedules off the shared trials, the race, and the clock.
@@ -87,7 +84,7 @@ def agreement(live: NDArray, stored: NDArray, rtol: float) -> NDArray[np.bool_]:
     return same & (decisions(live) == decisions(stored))
 
 
-def fit_schedules(entries: Schedules, n_trials: int) -> list[dict[str, list[int]]]:
+def fit_schedules(entries: Sequence[Mapping[str, Sequence[int]]], n_trials: int) -> list[dict[str, list[int]]]:
     """Return schedules scaled so that the last stage of each has n_trials, without stages that add no trial."""
     made = []
     for entry in entries:
@@ -102,7 +99,7 @@ def schedule_label(schedule: Staged) -> str:
     return f"{'/'.join(map(str, schedule.trials))} keep {' '.join(map(str, schedule.keep))}"
 
 
-def staged_strategies(entries: Schedules, n_prompts: int) -> dict[str, Staged]:
+def staged_strategies(entries: Sequence[Mapping[str, Sequence[int]]], n_prompts: int) -> dict[str, Staged]:
     """Return label -> strategy: each schedule on the official grid, and on the nested one where that costs less."""
     made: dict[str, Staged] = {}
     for entry in entries:
@@ -127,8 +124,7 @@ def stage_timesteps(strategy: Staged, n_timesteps: int = 1000) -> list[tuple[NDA
 def last_stages(strategy: Staged, tables: NDArray) -> NDArray[np.int64]:
     """Return (n_images, n_prompts) the number of the last stage, from 1, in which each prompt was evaluated.
 
-    Raises:
-        ValueError: a prompt has a number of trials that no stage ends with.
+    Raises ValueError if a prompt has a number of trials that no stage ends with.
     """
     sizes = np.cumsum([len(new) for new, _ in stage_timesteps(strategy)])
     counts = (~np.isnan(tables)).sum(axis=2)
@@ -160,16 +156,10 @@ def fate_groups(fate: NDArray, n_stages: int, exhaustive_right: ArrayLike) -> di
 def time_images(
     classifiers: Mapping[str, DiffusionClassifier], images: Sequence, repeats: int
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float32]]]:
-    """Return the wall time and the errors of classifiers on images, one image at a time.
+    """Return name -> (repeats, n_images) seconds and (n_images, n_prompts, n_trials) errors of classifiers.
 
     The classifiers take turns on every image, so that a machine that slows down slows all of them. Each is run once on
-    the first image without a clock.
-
-    Returns:
-        name -> (repeats, n_images) seconds and (n_images, n_prompts, n_trials) errors.
-
-    Raises:
-        ValueError: no image, or fewer than one repeat.
+    the first image without a clock. Raises ValueError if there is no image, or fewer than one repeat.
     """
     if not len(images) or repeats < 1:
         raise ValueError(f"images and repeats must be at least 1, got {len(images)} and {repeats}")

@@ -25,18 +25,7 @@ from diffclf.datasets.embedded import load_embedded
 from diffclf.errortable import prompt_scores
 from diffclf.experiments.accuracy import accuracies, correct_by_budget
 from diffclf.experiments.e04_adaptive_pruning import schedule_label
-from diffclf.experiments.tasks import (
-    LADDER,
-    MARGIN,
-    TASKS,
-    Task,
-    TaskRun,
-    best_fixed,
-    cheapest_race,
-    open_task,
-    races,
-    run_task,
-)
+from diffclf.experiments.tasks import LADDER, MARGIN, TASKS, Task, TaskRun, best_fixed, cheapest_race, run_task
 from diffclf.files import write_json
 from diffclf.models.protocol import DiffusionModel
 from diffclf.paths import data_dir
@@ -72,7 +61,7 @@ def study_task(
 
     The banks lie in the folder. The shortlist learns from a number of labelled images, `pool`; None: from all.
     """
-    data, bank = open_task(task, model, "tune", task.n_tune, folder)
+    data, bank = task.open(model, "tune", task.n_tune, folder)
     race = Racing().prepare(model, data.classnames)
     reference = run_task(bank, data, task.reference, "reference").right
     fixed, difference, tried = best_fixed(bank, data, task.keeps, reference, margin)
@@ -80,8 +69,8 @@ def study_task(
     chosen = {"value": difference.value, "low": difference.low, "tried": tried, "schedule": schedule_label(fixed)}
     chosen |= {"images": len(data), "reference": schedule_label(task.reference)}
 
-    data, bank = open_task(task, model, "test", task.n_test, folder)
-    strategies: dict[str, Strategy] = {OFFICIAL: task.schedule, "best fixed schedule": fixed, **races(task, race)}
+    data, bank = task.open(model, "test", task.n_test, folder)
+    strategies: dict[str, Strategy] = {OFFICIAL: task.schedule, "best fixed schedule": fixed, **task.races(race)}
     if frugal != race:
         strategies["race, by accuracy"] = frugal
     if not task.tree:  # among sixty classes it would take most of the study's time
@@ -133,11 +122,7 @@ def _confidence(run: TaskRun) -> dict[str, Any]:
     scores = np.sort([prompt_scores(table) for table in run.tables], axis=1)
     values = {"auroc_of_evaluations": -run.spent, "auroc_of_margin": scores[:, -1] - scores[:, -2]}
     both = 0 < run.right.sum() < len(run.right)
-    quarters = np.array_split(np.argsort(run.spent, kind="stable"), 4)
-    return {
-        **{name: float(roc_auc_score(run.right, value)) if both else None for name, value in values.items()},
-        "accuracy_by_quarter_of_cost": [float(run.right[part].mean()) for part in quarters],
-    }
+    return {name: float(roc_auc_score(run.right, value)) if both else None for name, value in values.items()}
 
 
 def remaining_rivals(race: Racing, tables: NDArray) -> dict[str, list[float]]:
@@ -176,7 +161,7 @@ def ablations(
         "independent noise": Racing(n_trials, antithetic=False),
         "own variances": Racing(n_trials, prior_pairs=0),
     }.items():
-        data, bank = open_task(task, model, "tune", n_images or task.n_tune, folder, antithetic=race.antithetic)
+        data, bank = task.open(model, "tune", n_images or task.n_tune, folder, antithetic=race.antithetic)
         tables[name] = bank.errors(data.images, n_trials=n_trials, desc=name)
         calibration = calibrate(race, tables[name], error=error)
         right = tables[name].mean(axis=2, dtype=np.float64).argmin(axis=1) == data.labels
@@ -266,7 +251,7 @@ def projection_rows(schedules: Mapping[str, Sequence[Any]], study: Mapping[str, 
 
 def ablation_rows(study: Mapping[str, Any]) -> tuple[int, dict[str, dict[str, str]]]:
     """Return the number of tune images, and ablation -> what was measured, without it, with it, and the result."""
-    races, weights = study["tried"]["races"], study["tried"]["weights"]
+    races, weights = study["tried"]["races"], dict(study["tried"]["weights"])
     mirrored, moderated = "every second block of noises mirrored", "variances moderated by the other rivals'"
     cost, accuracy = "evaluations of a calibrated race", "accuracy, all classes on all trials"
     found = {}
@@ -275,11 +260,10 @@ def ablation_rows(study: Mapping[str, Any]) -> tuple[int, dict[str, dict[str, st
         found[what] = (cost, f"{without:.0f}", f"{own:.0f}", "kept" if own < without else "no help")
     both = (f"{100 * races[race]['full_accuracy']:.1f}%" for race in ("independent noise", "race"))
     found[f"{mirrored}, all classes"] = (accuracy, *both, "")
-    flat = weights["flat"]
+    flat = weights.pop("flat")
     for name, weighted in weights.items():
-        if name != "flat":
-            result = "no difference" if abs(weighted - flat) < 0.01 else "worse" if weighted < flat else "better"
-            row = (accuracy, f"{100 * flat:.1f}%", f"{100 * weighted:.1f}%", result)
-            found[f"trials weighted by {name} of the classes"] = row
+        result = "no difference" if abs(weighted - flat) < 0.01 else "worse" if weighted < flat else "better"
+        row = (accuracy, f"{100 * flat:.1f}%", f"{100 * weighted:.1f}%", result)
+        found[f"trials weighted by {name} of the classes"] = row
     columns = ("measured", "without", "with", "result")
     return study["tried"]["images"], {what: dict(zip(columns, row, strict=True)) for what, row in found.items()}

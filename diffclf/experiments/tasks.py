@@ -30,19 +30,7 @@ from diffclf.pruning.calibration import THRESHOLDS
 from diffclf.search import search
 from diffclf.stats import Estimate, non_inferior
 
-__all__ = [
-    "LADDER",
-    "MARGIN",
-    "TASKS",
-    "Task",
-    "TaskRun",
-    "best_fixed",
-    "cheapest_race",
-    "fixed_schedules",
-    "open_task",
-    "races",
-    "run_task",
-]
+__all__ = ["LADDER", "MARGIN", "TASKS", "Task", "TaskRun", "best_fixed", "cheapest_race", "fixed_schedules", "run_task"]
 
 LADDER = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Numbers of trials that a stage of a fixed schedule may end with."""
@@ -52,27 +40,33 @@ MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Task:
-    """What is compared on one data set.
+    """What is compared on one data set."""
 
-    Attributes:
-        dataset: an embedded set.
-        schedule: the paper's for about as many classes (Table 6: CIFAR-10's, and Food-101's).
-        reference: a schedule that prunes little or nothing.
-        n_tune: number of tune images.
-        n_test: number of test images, on which all strategies are scored.
-        k: classes that a shortlist keeps.
-        keeps: numbers of classes that a stage of a fixed schedule may keep.
-        tree: inner nodes of a label tree -> classes; empty: none.
-    """
+    dataset: str  # an embedded set
+    schedule: Staged  # the paper's for about as many classes (Table 6: CIFAR-10's, and Food-101's)
+    reference: Staged  # a schedule that prunes little or nothing
+    n_tune: int  # images to choose on
+    n_test: int  # images on which all strategies are scored
+    k: int  # classes that a shortlist keeps
+    keeps: tuple[int, ...]  # numbers of classes that a stage of a fixed schedule may keep
+    tree: dict[str, list[str]] = field(default_factory=dict, hash=False)  # inner nodes of a label tree -> classes
 
-    dataset: str
-    schedule: Staged
-    reference: Staged
-    n_tune: int
-    n_test: int
-    k: int
-    keeps: tuple[int, ...]
-    tree: dict[str, list[str]] = field(default_factory=dict, hash=False)
+    def open(
+        self, model: DiffusionModel, split: str, n_images: int, folder: Path, *, antithetic: bool = True
+    ) -> tuple[ImageSet, ErrorBank]:
+        """Return the first images of a split and their bank in a folder; its prompts: the classes', then the tree's.
+
+        The noises are mirrored (antithetic), as a race's are by default, or independent.
+        """
+        data = load_embedded(self.dataset, split, n_images)
+        nodes = Hierarchical(self.tree).more_prompts() if self.tree else []
+        trials = Racing(trials=500, antithetic=antithetic).trial_list(len(model.schedule))
+        return data, ErrorBank(folder, model, [*data.prompts_for(model), *nodes], trials, losses=("l2",))
+
+    def races(self, race: Racing) -> dict[str, Strategy]:
+        """Return the searches that a race makes: plain, and along the label tree."""
+        tree = {"label tree, race": Hierarchical(self.tree, then=race, race=race)} if self.tree else {}
+        return {"race": race, **tree}
 
 
 TASKS = {
@@ -98,36 +92,13 @@ TASKS = {
 }
 
 
-def open_task(
-    task: Task, model: DiffusionModel, split: str, n_images: int, folder: Path, *, antithetic: bool = True
-) -> tuple[ImageSet, ErrorBank]:
-    """Return the first images of a split and their bank in a folder; its prompts are the classes', then the tree's.
-
-    The noises are mirrored (antithetic), as a race's are by default, or independent.
-    """
-    data = load_embedded(task.dataset, split, n_images)
-    nodes = Hierarchical(task.tree).more_prompts() if task.tree else []
-    trials = Racing(trials=500, antithetic=antithetic).trial_list(len(model.schedule))
-    return data, ErrorBank(folder, model, [*data.prompts_for(model), *nodes], trials, losses=("l2",))
-
-
-def races(task: Task, race: Racing) -> dict[str, Strategy]:
-    """Return the searches of a task that a race makes: plain, and along the label tree."""
-    tree = {"label tree, race": Hierarchical(task.tree, then=race, race=race)} if task.tree else {}
-    return {"race": race, **tree}
-
-
 @dataclass(frozen=True, eq=False)
 class TaskRun:
-    """One strategy on the images of a task.
+    """One strategy on the images of a task."""
 
-    The tables are the errors of the classes, (n_images, n_classes, n_trials), NaN where it did not ask; `right`
-    says which images it classifies correctly, `spent` what each costs, the nodes of a label tree included.
-    """
-
-    tables: NDArray[np.float32]
-    right: NDArray[np.bool_]
-    spent: NDArray[np.int64]
+    tables: NDArray[np.float32]  # (n_images, n_classes, n_trials) errors of the classes, NaN where it did not ask
+    right: NDArray[np.bool_]  # (n_images,) which images it classifies correctly
+    spent: NDArray[np.int64]  # (n_images,) evaluations, those of the nodes of a label tree included
 
 
 def run_task(bank: ErrorBank, data: ImageSet, strategy: Strategy, desc: str = "images") -> TaskRun:
@@ -159,10 +130,7 @@ def best_fixed(
     """Return the cheapest fixed schedule that is not worse, its difference to the reference, and how many were tried.
 
     Bank and data are of the tune images, `keeps` is as for `Task`. The reference says which images are classified
-    correctly, (n_images,) bool; a schedule may be worse by less than the margin.
-
-    Raises:
-        ValueError: none of the grid is good enough.
+    correctly, (n_images,) bool. Raises ValueError if no schedule is worse by less than the margin.
     """
     for tried, schedule in enumerate(fixed_schedules(len(data.classnames), LADDER, keeps), 1):
         right = run_task(bank, data, schedule, f"schedule {tried}").right

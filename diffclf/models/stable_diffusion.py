@@ -27,8 +27,8 @@ TEXT_SETTINGS = ("hidden_act", "layer_norm_eps", "num_attention_heads", "num_hid
 class StableDiffusionModel(LatentDiffusionModel):
     """A `StableDiffusionPipeline` behind the protocol of `DiffusionModel`.
 
-    The pipeline is of version 1 or 2, in one precision and on one device. A prompt longer than the tokenizer's length is
-    cut, as in the pipeline; a warning in the log names it. The empty prompt is the unconditional model's.
+    The pipeline is of version 1 or 2, in one precision and on one device. A prompt longer than the tokenizer's length
+    is cut, as in the pipeline; a warning in the log names it. The empty prompt is the unconditional model's.
 
     Raises:
         UnsupportedModelError: the pipeline is not a plain text-to-image one.

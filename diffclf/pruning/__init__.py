@@ -5,11 +5,12 @@ from diffclf.pruning.calibration import Calibration
 from diffclf.pruning.hierarchy import Hierarchical
 from diffclf.pruning.racing import Racing
 from diffclf.pruning.shortlist import Shortlist
-from diffclf.pruning.staged import Exhaustive, Staged
+from diffclf.pruning.staged import Exhaustive, Fixed, Staged
 
 __all__ = [
     "Calibration",
     "Exhaustive",
+    "Fixed",
     "Hierarchical",
     "Racing",
     "Round",

@@ -28,9 +28,26 @@ from typing_extensions import override
 from diffclf.pruning.base import Strategy, check_count, check_timesteps
 from diffclf.trials import TrialList, antithetic_noises, nested_positions, spread_order, uniform
 
-__all__ = ["Exhaustive", "Staged"]
+__all__ = ["Exhaustive", "Fixed", "Staged"]
 
 GRIDS = ("official", "nested", "random")
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed(Strategy):
+    """The wanted entries of a table of given trials: all, or those of a mask (n_prompts, n_trials)."""
+
+    trials: TrialList
+    wanted: NDArray[np.bool_] | bool = True
+
+    @override
+    def trial_list(self, n_timesteps: int = 1000) -> TrialList:
+        return self.trials
+
+    @override
+    def next(self, errors: NDArray) -> NDArray[np.bool_] | None:
+        missing = self.wanted & np.isnan(errors)
+        return missing if missing.any() else None
 
 
 @dataclass(frozen=True)

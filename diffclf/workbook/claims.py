@@ -46,10 +46,7 @@ ALLOWED = {
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper, with the fields that the module's docstring describes.
-
-    Raises ValueError if a field is out of range.
-    """
+    """One claim of the paper, with the module docstring's fields; raise ValueError if one is out of range."""
 
     id: str
     notebook: str
@@ -84,8 +81,7 @@ class Claim:
 def read_claims(notebook: str) -> dict[str, Claim]:
     """Return the claims of a notebook by id, in the order of its file.
 
-    Raises:
-        ValueError: a field is missing, unknown or out of range, or an id occurs twice.
+    Raises ValueError if a field is missing, unknown or out of range, or an id occurs twice.
     """
     entries = read_notebook_file(notebook)["claims"]
     claims: dict[str, Claim] = {}
@@ -103,11 +99,7 @@ def read_claims(notebook: str) -> dict[str, Claim]:
 
 
 def judge(claim: Claim, estimate: Estimate) -> str:
-    """Return the verdict of the rule, one of VERDICTS.
-
-    Raises:
-        ValueError: the ends of the interval are not numbers or in the wrong order.
-    """
+    """Return the verdict of the rule, one of VERDICTS; raise ValueError unless low <= high."""
     low, high, m = estimate.low, estimate.high, claim.margin
     if not low <= high:
         raise ValueError(f"interval of {claim.id} must have low <= high, got [{low}, {high}]")
@@ -127,9 +119,7 @@ def claim_record(
 
     These are the claim's fields, the estimate's (`estimate` is its value; an unbounded end is None), `verdict` (None
     where the profile has no verdicts), `words` (the verdict and the world in which it holds), and the arguments.
-
-    Raises:
-        ValueError: the interval is of another level than the claim's, or its ends are out of order.
+    Raises ValueError if the interval is of another level than the claim's, or its ends are out of order.
     """
     if abs(estimate.level - claim.level) > 1e-9:
         asked = f"{claim.level:.6g} (wb.level({claim.id!r}))"

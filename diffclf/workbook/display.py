@@ -18,6 +18,7 @@ from IPython import display, get_ipython
 from matplotlib.figure import Figure
 
 from diffclf.stats import Estimate
+from diffclf.texttable import text_table
 
 __all__ = [
     "SIGNS",
@@ -30,7 +31,6 @@ __all__ = [
     "show_facts",
     "show_figure",
     "show_table",
-    "text_table",
 ]
 
 _COLOURS = {"holds": "#00694D", "does not hold": "#A63D00", "undecided": "#5A5A5A", None: "#5A5A5A"}
@@ -161,14 +161,6 @@ def show_facts(facts: Mapping[str, str]) -> None:
     _display({"text/html": f"<table class='workbook-table'>{cells}</table>", "text/plain": text})
 
 
-def text_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """Return rows of text as columns, two blanks apart."""
-    table = [header, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
 def claims_table(records: Sequence[Mapping[str, Any]]) -> str:
     """Return judged claims as text, a line each: tests before analogues, then where the verdicts hold."""
     if not records:
@@ -186,4 +178,4 @@ def claims_table(records: Sequence[Mapping[str, Any]]) -> str:
     ]
     worlds = sorted({record["world"] for record in records if record["world"] and record["verdict"]})
     said = f"\nVerdicts are about {' and '.join(worlds)}." if worlds else ""
-    return text_table(rows, ["", "claim", "paper", "this run", "unit", "verdict"]) + said
+    return text_table([["", "claim", "paper", "this run", "unit", "verdict"], *rows]) + said

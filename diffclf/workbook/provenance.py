@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from diffclf.models.protocol import DiffusionModel
 from diffclf.workbook.settings import CHECKOUT
 
-__all__ = ["describe", "duration", "environment", "model_facts"]
+__all__ = ["describe", "duration", "environment"]
 
 _PACKAGES = ("diffclf", "torch", "diffusers", "transformers", "numpy", "scipy", "matplotlib", "papermill")
 
@@ -59,12 +58,6 @@ def describe(environment: Mapping[str, Any]) -> dict[str, str]:
         "Hardware": ", ".join([f"{environment['cpu']}, {environment['cores']} cores", *environment["gpus"]]),
         "Threads": str(environment["threads"]),
     }
-
-
-def model_facts(model: DiffusionModel) -> dict[str, str]:
-    """Return what identifies a model, and how it computes."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    return {"name": model.name, "fingerprint": model.fingerprint, "dtype": dtype, "device": str(model.device)}
 
 
 def duration(seconds: float) -> str:

@@ -71,8 +71,7 @@ def _small_figure(path: Path) -> bytes:
 def copy_reference(profile: str = "full") -> Path:
     """Replace reports/reference by the claims, tables and figures of a profile's run; return the folder.
 
-    Raises:
-        ValueError: a notebook has not run or has failed, or the copy would exceed MAX_BYTES. Nothing is replaced then.
+    Raises ValueError, and replaces nothing, if a notebook has not run or failed, or the copy would exceed MAX_BYTES.
     """
     source, target = settings.reports_dir(profile), settings.reports_dir("reference")
     run = read_run(source)

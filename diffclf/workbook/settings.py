@@ -54,8 +54,7 @@ def chosen_profile(name: str = "") -> str:
 def read_notebook_file(notebook: str) -> dict[str, Any]:
     """Return `claims` (a list) and `settings` (profile name or "all" -> settings) of a notebook's NN_name.yaml.
 
-    Raises:
-        ValueError: there is no such file, or a part or a section has an unknown name.
+    Raises ValueError if there is no such file, or a part or a section has an unknown name.
     """
     path = notebooks_dir() / f"{notebook}.yaml"
     if notebook == "common" or not path.is_file():
@@ -84,9 +83,7 @@ def resolve(notebook: str, profile: str = "", parameters: Mapping[str, Any] | No
     """Return the settings of a notebook at a profile, by its name without suffix.
 
     The parameters are the values of its parameters cell; "", 0, None and empty lists mean the profile's value.
-
-    Raises:
-        ValueError: unknown profile, notebook or parameter, or a parameter of the wrong type.
+    Raises ValueError: unknown profile, notebook or parameter, or a parameter of the wrong type.
     """
     profile = chosen_profile(profile)
     settings: dict[str, Any] = {}

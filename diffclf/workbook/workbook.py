@@ -32,15 +32,7 @@ class Workbook:
     """Settings, data and results of one notebook.
 
     A new object removes the results of an earlier run of the same notebook and sets the style of figures. Each setting
-    is an attribute, such as `wb.n_images`.
-
-    Args:
-        notebook: name without suffix, such as "03_timestep_strategies".
-        profile: "": $DIFFCLF_PROFILE, else mini.
-        **parameters: values of the parameters cell; "", 0 and empty lists mean the profile's value.
-
-    Raises:
-        ValueError: unknown profile, notebook or parameter, or a parameter of the wrong type.
+    is an attribute, such as `wb.n_images`. Arguments and errors are those of `settings.resolve`.
     """
 
     def __init__(self, notebook: str, profile: str = "", **parameters: object) -> None:
@@ -112,9 +104,7 @@ class Workbook:
 
         The estimate, in the claim's unit, has its interval with it; a plain number needs the ends of the interval at
         `level(id)`. `n` are the observations behind it (0: the estimate's own number), `detail` is one more sentence.
-
-        Raises:
-            ValueError: unknown id, no interval, or an interval of another level than the rule asks for.
+        Raises ValueError: unknown id, no interval, or an interval of another level than the rule asks for.
         """
         level = self.level(id)
         if not isinstance(estimate, Estimate):
@@ -138,7 +128,9 @@ class Workbook:
     def provenance(self) -> None:
         """Display what produced this notebook's numbers, and write it into the metrics file."""
         environment, used = provenance.environment(), self._models.get(self.settings["model"])
-        model = provenance.model_facts(used) if used else None
+        model = used and {name: str(getattr(used, name)) for name in ("name", "fingerprint", "dtype", "device")}
+        if model:
+            model["dtype"] = model["dtype"].removeprefix("torch.")
         facts = {"environment": environment, "settings": dict(self.settings), "seed": self.seed, "model": model}
         self.record("provenance", facts)
         shown = {

@@ -7,22 +7,19 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from diffclf.stats import Estimate
-from diffclf.workbook.plots.pieces import curves, image_row, split
+from diffclf.workbook.plots.pieces import BY_TRIALS, curves, image_row, split
 from diffclf.workbook.plots.style import MARKERS, PALETTE, new_figure
 
 __all__ = ["agreement", "class_gaps", "error_map_row", "errors_over_t", "rules"]
 
 
 def rules(x: NDArray, y: NDArray, margins: Mapping[str, ArrayLike], points: NDArray, of: NDArray) -> Figure:
-    """Colour the plane by the class that each rule chooses; the first rule's boundary is a line in all panels.
-
-    x (n_x,) and y (n_y,) are a grid, margins title -> (n_y x n_x,) the score of the second class minus that of the
-    first. The points (n, 2) have the colours of their own classes, 0 or 1: `of` (n,).
-    """
+    """Colour a grid x, y by the sign of each rule's margins (n_y x n_x,); points (n, 2) are of classes 0 and 1."""
     n, shape = len(margins), (len(y), len(x))
     fig, axes = new_figure(1, n, width=10 if n > 1 else 7, height=2.6 if n > 1 else 3.6, sharey=True, squeeze=False)
     for ax, (title, margin) in zip(axes[0], margins.items(), strict=True):
         ax.contourf(x, y, np.reshape(margin, shape), levels=[-np.inf, 0, np.inf], colors=PALETTE[:2], alpha=0.22)
+        # The first rule's boundary is a line in all panels.
         ax.contour(x, y, np.reshape(next(iter(margins.values())), shape), levels=[0], colors="#222222", linewidths=1)
         for c in (0, 1):
             ax.plot(*points[of == c].T, MARKERS[c], color=PALETTE[c], markersize=3, alpha=0.7)
@@ -53,8 +50,7 @@ def agreement(budgets: Sequence[int], accuracy: Sequence[Estimate], bayes: float
     """Draw accuracy in points against trials per class, beside that of Bayes' rule."""
     fig, ax = new_figure()
     levels = {"guessing": 50, "Bayes' rule, the best possible": bayes}
-    labels = {"xscale": "log", "xlabel": "trials per class", "ylabel": "accuracy, points"}
-    curves(ax, {"Algorithm 1, 95% over points": (budgets, accuracy)}, levels, alpha=0, **labels)
+    curves(ax, {"Algorithm 1, 95% over points": (budgets, accuracy)}, levels, alpha=0, **BY_TRIALS)
     ax.set_xticks(budgets, budgets)
     return fig
 
@@ -75,10 +71,7 @@ def error_map_row(picture: ArrayLike, maps: NDArray, names: Sequence[str]) -> Fi
 def class_gaps(
     images: Sequence[ArrayLike], titles: Sequence[str], gaps: Sequence[Mapping[str, Estimate]], right: str, label: str
 ) -> Figure:
-    """Show an image at one or more timesteps, and below each one dot per class, a diamond for the right one (Figure 1).
-
-    The gaps are, for each timestep, class -> estimate.
-    """
+    """Show images, and below each its gaps, one dot per class, a diamond for the right one (Figure 1)."""
     size = {"width": max(5.0, 2.5 * len(images)), "height": 4.6, "height_ratios": [1, 1.6]}
     fig, axes = new_figure(2, len(images), sharey="row", squeeze=False, **size)
     image_row(axes[0], images, titles)

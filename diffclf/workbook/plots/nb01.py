@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from diffclf.stats import Estimate
-from diffclf.workbook.plots.pieces import curves
+from diffclf.workbook.plots.pieces import BY_TRIALS, curves
 from diffclf.workbook.plots.style import PALETTE, PAPER, new_figure
 
 __all__ = ["accuracy_by_sharing", "noise_panels", "variance_panels"]
@@ -45,8 +45,7 @@ def accuracy_by_sharing(budgets: NDArray, accuracy: Mapping[str, Sequence[Estima
     fig, ax = new_figure(height=3.8)
     # Side by side, so that the intervals do not hide each other.
     drawn = {f"shared: {what}": (budgets * 1.03**i, found) for i, (what, found) in enumerate(accuracy.items(), -1)}
-    labels = {"xscale": "log", "xlabel": "trials per class", "ylabel": "accuracy, points", "ylim": (0, 100)}
-    curves(ax, drawn, {"guessing": chance}, alpha=0, **labels)
+    curves(ax, drawn, {"guessing": chance}, alpha=0, ylim=(0, 100), **BY_TRIALS)
     ax.set_xticks(budgets, budgets)
     ax.minorticks_off()
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))

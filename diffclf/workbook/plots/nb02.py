@@ -19,10 +19,7 @@ def timestep_panels(
     paper: tuple[ArrayLike, ArrayLike, ArrayLike],
     chance: tuple[float, float],
 ) -> Figure:
-    """Draw Figure 3 twice: accuracy in points, and as a share of the way from chance to each curve's own peak.
-
-    `points` are timesteps and accuracies of single ones, `run` and `paper` timesteps, accuracies and shares.
-    """
+    """Draw Figure 3 twice: accuracies, in points, and as shares of the way from chance to each curve's own peak."""
     fig, (left, right) = new_figure(1, 2, width=10.0, height=4.0)
     left.plot(*points, ".", color=PALETTE[5], markersize=4, label="one timestep")
     for ax, row in ((left, 1), (right, 2)):
@@ -38,10 +35,7 @@ def timestep_panels(
 
 
 def snr_panels(schedules: Mapping[str, ArrayLike], run: Curve | None = None, paper: Curve | None = None) -> Figure:
-    """Draw log10 of the signal-to-noise ratio against t and, where it is given, accuracy against that ratio.
-
-    `schedules` are label -> (T,) of this model and of the paper's, `run` and `paper` log10 SNR and shares of the way.
-    """
+    """Draw label -> (T,) log10 SNR against t, of this model and the paper; if given, shares of the way against it."""
     n = 1 if run is None else 2
     fig, axes = new_figure(1, n, width=(7.0, 10.0)[n - 1], squeeze=False)
     for (label, values), colour, style in zip(schedules.items(), (PALETTE[0], PAPER), ("-", "--"), strict=True):
@@ -60,8 +54,8 @@ def accuracy_on_the_line(t: ArrayLike, accuracy: Sequence[Estimate], nearest_mea
     """Draw the accuracy in points of the perfect denoiser against t, and that of the nearest class mean."""
     fig, ax = new_figure(height=3.2)
     levels = {"nearest class mean": nearest_mean, "chance": 50}
-    labels = {"xlabel": "timestep t", "ylabel": "accuracy, points"}
-    curves(ax, {"perfect denoiser, 95%": (t, accuracy)}, levels, marker=False, **labels)
+    drawn = {"perfect denoiser, 95%": (t, accuracy)}
+    curves(ax, drawn, levels, marker=False, xlabel="timestep t", ylabel="accuracy, points")
     return fig
 
 

@@ -15,10 +15,7 @@ __all__ = ["accuracy_against_cost", "bars", "race_lines", "stage_panels", "study
 
 
 def stage_panels(panels: Mapping[str, Sequence[tuple[ArrayLike, ArrayLike]]], labels: Sequence[str]) -> Figure:
-    """Draw which of the first 200 timesteps each stage of a schedule uses, one row per stage from the top.
-
-    `panels` are title -> for each stage the timesteps it evaluates for the first time, and those of earlier stages.
-    """
+    """Draw which of the first 200 timesteps each stage uses, from the top; `panels` are title -> `stage_timesteps`."""
     fig, axes = new_figure(len(panels), 1, width=8.5, height=2.7 * len(panels), sharex=True)
     for ax, (title, stages) in zip(axes, panels.items(), strict=True):
         for row, (new, old) in enumerate(stages):
@@ -35,10 +32,7 @@ def stage_panels(panels: Mapping[str, Sequence[tuple[ArrayLike, ArrayLike]]], la
 def accuracy_against_cost(
     exhaustive: Curve, points: Mapping[str, tuple[float, Estimate]], paper: ArrayLike, chance: float
 ) -> Figure:
-    """Draw accuracy in per cent against evaluations per image and class.
-
-    The points are strategy -> (evaluations per class, accuracy), the paper's curve is [[trials, accuracy], ...].
-    """
+    """Draw accuracy (%) against evaluations per image and class; the paper's curve is [[trials, accuracy], ...]."""
     fig, ax = new_figure(width=8, height=6)
     drawn = {name: ([cost], [estimate]) for name, (cost, estimate) in points.items()}
     paper_curve(ax, paper, label="paper, Figure 4 (exhaustive, 37 classes)")
@@ -51,10 +45,7 @@ def accuracy_against_cost(
 
 
 def study_panels(panels: Mapping[str, tuple[Curve, Mapping[str, tuple[float, Estimate]]]]) -> Figure:
-    """Draw accuracy in per cent against evaluations per image, each strategy in the same colour in all panels.
-
-    `panels` are title -> the curve of the search without pruning, and strategy -> (evaluations, accuracy).
-    """
+    """Draw title -> curve without pruning, and strategy -> (evaluations per image, accuracy in %), one panel each."""
     fig, axes = new_figure(1, len(panels), width=10.0, height=5.2, squeeze=False)
     strategies = dict.fromkeys(name for _, points in panels.values() for name in points)
     names = ["every class on as many trials", *strategies]
@@ -72,15 +63,13 @@ def study_panels(panels: Mapping[str, tuple[Curve, Mapping[str, tuple[float, Est
 
 
 def race_lines(looks: Sequence[Round], names: Sequence[str]) -> Figure:
-    """Draw a race: mean differences to the best prompt at every look, with the margins that they may not exceed.
-
-    There are as many prompts as colours: those that lasted longest, then those closest to the best.
-    """
+    """Draw mean differences to the best prompt at every look of a race, with the margins that they may not exceed."""
     lines: dict[int, list[tuple[int, float, float]]] = {}
     for look in looks:
         for prompt, difference, margin in zip(look.raced, look.differences, look.margins, strict=True):
             lines.setdefault(int(prompt), []).append((look.n_trials, difference, margin if np.isfinite(margin) else 0))
     fig, ax = new_figure(width=8, height=4.5)
+    # As many as there are colours: those that lasted longest, then those closest to the best.
     drawn = sorted(lines, key=lambda prompt: (-len(lines[prompt]), lines[prompt][-1][1]))[: len(PALETTE)]
     for index, prompt in enumerate(drawn):
         n_trials, differences, margins = np.array(lines[prompt]).T

@@ -11,10 +11,11 @@ from torch import Tensor
 from diffclf.stats import Estimate
 from diffclf.workbook.plots.style import MARKERS, PALETTE, PAPER, new_figure
 
-__all__ = ["Curve", "curves", "image_row", "paper_curve", "picture_grid", "pictures", "split"]
+__all__ = ["BY_TRIALS", "Curve", "curves", "image_row", "paper_curve", "picture_grid", "pictures", "split"]
 
 Curve = tuple[ArrayLike, Sequence[Estimate]]
 """Positions and the estimates there."""
+BY_TRIALS = {"xscale": "log", "xlabel": "trials per class", "ylabel": "accuracy, points"}
 
 
 def split(estimates: Sequence[Estimate]) -> tuple[NDArray, NDArray]:

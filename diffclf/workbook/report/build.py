@@ -101,11 +101,8 @@ def _stage_all(profile: str, folder: Path, source: Path) -> None:
 def build_report(profile: str = "", *, strict: bool = False) -> Path:
     """Build reports/PROFILE/html from what a run left there; return its front page.
 
-    If `strict`, a warning of Sphinx is an error.
-
-    Raises:
-        ValueError: nothing has run at that profile, or a package is missing.
-        RuntimeError: Sphinx failed.
+    If `strict`, a warning of Sphinx is an error. Raises ValueError if nothing has run at that profile or a package is
+    missing, RuntimeError if Sphinx failed.
     """
     profile = settings.chosen_profile(profile)
     folder = settings.reports_dir(profile)

@@ -1,52 +1,35 @@
 """What a run will cost, before it starts: denoiser evaluations, time, downloads."""
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from math import isnan, nan
 from pathlib import Path
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from diffclf.bench.clock import compare
 from diffclf.datasets.hub import HUB
 from diffclf.models import load_model
-from diffclf.models.protocol import DiffusionModel
+from diffclf.models.batch_size import measure_rate
 from diffclf.paths import data_dir
-from diffclf.workbook.display import text_table
+from diffclf.texttable import text_table
 from diffclf.workbook.provenance import duration
 from diffclf.workbook.run.plan import Job
 
-__all__ = ["cost_report", "downloads", "evaluations", "measure_rate"]
+__all__ = ["cost_report", "downloads", "evaluations"]
 
 
 def evaluations(job: Job) -> int:
     """Return the denoiser evaluations of a notebook, computed by its module diffclf.experiments.eNN_name.
 
-    Raises:
-        ValueError: the module cannot be found.
+    Raises ValueError if there is no such module.
     """
     module = f"diffclf.experiments.e{job.name}"
     try:
         return int(import_module(module).evaluations(job.settings))
     except ModuleNotFoundError as error:
         raise ValueError(f"{job.name} must have a module {module} with evaluations(settings): {error}") from None
-
-
-@torch.inference_mode()
-def measure_rate(model: DiffusionModel, seconds: float = 5.0) -> float:
-    """Return denoiser evaluations per second, measured in about that time: in batches of 64, of fewer if it is slow."""
-    cond = model.encode_prompts([""] if model.labels is None else [0])
-    for size in (1, 2, 4, 8, 16, 32, 64):
-        x_t = torch.zeros(size, *model.latent_shape, device=model.device)
-        t = torch.full((size,), len(model.schedule) // 2, device=model.device)
-        forward = partial(model.denoise, x_t, t, cond[[0] * size])
-        spent = compare({"forward": forward}, [size], 3)["forward"]["seconds"]
-        if size * spent > seconds / 16:
-            break
-    return 1 / spent
 
 
 def _local(kind: str, name: str) -> str | None:
@@ -74,9 +57,14 @@ def downloads(job: Job) -> dict[str, str]:
 
 @cache
 def _rate(name: str) -> float | str:
-    """Return the measured rate of a model, or why there is none."""
+    """Return the measured rate of a model, in batches of 64 or fewer if it is slow, or why there is none."""
     try:
-        return measure_rate(load_model(_local("model", name)))
+        model = load_model(_local("model", name))
+        for size in (1, 4, 16, 64):
+            rate = measure_rate(model, size)
+            if size / rate > 0.3:
+                break
+        return rate
     except Exception as error:  # the cost of other notebooks is known, whatever is wrong with this model
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -86,7 +74,7 @@ def cost_report(jobs: Sequence[Job], rate: Callable[[str], float | str] = _rate)
 
     `rate` returns evaluations per second of a model by name, or a text that says why the rate is not known.
     """
-    rows, total, seconds, fetched = [], 0, 0.0, {}
+    rows, total, seconds, fetched = [["notebook", "evaluations", "time", "downloads"]], 0, 0.0, {}
     for job in jobs:
         if job.problem:
             rows.append([job.name, "–", "–", job.problem])
@@ -99,4 +87,4 @@ def cost_report(jobs: Sequence[Job], rate: Callable[[str], float | str] = _rate)
         total, seconds, fetched = total + count, seconds + spent, fetched | missing
     in_words = "not measured" if isnan(seconds) else f"about {duration(seconds)}"
     rows.append(["total", f"{total:,}", in_words, ", ".join(fetched.values()) or "none"])
-    return text_table(rows, ["notebook", "evaluations", "time", "downloads"])
+    return text_table(rows)

@@ -26,8 +26,7 @@ class Job:
 def choose(only: Sequence[str] = ()) -> list[Path]:
     """Return the notebooks with the given numbers or names; none given: all.
 
-    Raises:
-        ValueError: there are no notebooks, or none has that number or name.
+    Raises ValueError if there are no notebooks, or none has that number or name.
     """
     found = sorted(settings.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
     if not found:
@@ -45,9 +44,7 @@ def plan(profile: str = "", only: Sequence[str] = (), parameters: Mapping[str, A
 
     A parameter goes to every chosen notebook that declares it; text becomes a number where the setting is one. A
     notebook that cannot run is a job with a problem, so that the others still run.
-
-    Raises:
-        ValueError: unknown profile or notebook; a parameter that no chosen notebook has, or of the wrong type.
+    Raises ValueError: unknown profile or notebook; a parameter that no chosen notebook has, or of the wrong type.
     """
     import papermill
 
