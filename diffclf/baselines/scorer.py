@@ -15,4 +15,3 @@ class Scorer(Protocol):
 
     def __call__(self, pixels: Tensor) -> NDArray:
         """Return (n_prompts,) scores, higher is better, of preprocessed pixels (3, S, S) in [-1, 1]."""
-        ...
