@@ -8,8 +8,9 @@ Resize and CenterCrop have it.
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ class ImageError(ValueError):
 def list_images(images: ImageLike | Iterable[ImageLike]) -> list[tuple[ImageLike, str]]:
     """Return one or many images, as for `load_images` but not decoded yet, with their names in error messages.
 
+    An image of a sequence that makes its items on demand is a function that returns it, which `load_image` calls.
     Raises ImageError if there is no image at all, and FileNotFoundError for a path that does not exist.
     """
     holds_objects = isinstance(images, np.ndarray) and images.dtype.kind in "OU"  # paths or pictures
@@ -41,7 +43,8 @@ def list_images(images: ImageLike | Iterable[ImageLike]) -> list[tuple[ImageLike
     if lone_array or isinstance(images, Image.Image | str | os.PathLike):
         items, names = [images], [_name(images, "image")]
     elif isinstance(images, Iterable):
-        items = list(images)
+        lazy = isinstance(images, Sequence) and not isinstance(images, list | tuple)  # a column of a hub data set
+        items = [partial(images.__getitem__, i) for i in range(len(images))] if lazy else list(images)
         names = [_name(item, f"images[{position}]") for position, item in enumerate(items)]
     else:
         raise ImageError(f"images must be {_ACCEPTED}, or several of these, got {type(images).__name__}")
@@ -73,6 +76,8 @@ def load_images(images: ImageLike | Iterable[ImageLike]) -> list[Image.Image]:
 
 def load_image(item: ImageLike, name: str) -> Image.Image:
     """Return one image, called `name` in messages, as a fully decoded 8-bit RGB picture; see `load_images`."""
+    if callable(item):
+        item = item()
     if isinstance(item, str | os.PathLike):
         return _load_file(Path(item), name)
     if isinstance(item, Image.Image):

@@ -1,5 +1,6 @@
 """The search over images: equal to the naive loop, in full batches, lazy, the same from the network and from a bank."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -195,6 +196,30 @@ def test_tables_come_before_later_images_are_decoded(gaussian, loaded, tmp_path)
             assert len(loaded) == n_before and next(tables).position == n_before
         with pytest.raises(ImageError, match=r"8\.png is not an image"):
             next(tables)
+
+
+class Column(Sequence):
+    """Images that are made when they are taken, as the image column of a hub data set makes them."""
+
+    def __init__(self, images):
+        self.images, self.taken = images, []
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        self.taken.append(index)
+        return self.images[index]
+
+
+def test_a_lazy_sequence_is_read_image_by_image(gaussian):
+    column = Column(list(noise_images(5)))
+    source = ErrorSource(gaussian, [0, 1], FOUR.trial_list(), batch_size=2)
+    tables = search(source, column, FOUR)
+    assert next(tables).position == 0 and column.taken == [0]
+    errors = [table.errors for table in tables]
+    assert column.taken == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(errors, compute_errors(source, column.images)[1:], rtol=1e-6)
 
 
 def test_rounds_come_while_the_race_runs(gaussian, tmp_path):
