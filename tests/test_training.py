@@ -26,6 +26,7 @@ from diffclf.mini.training import Plan, train
 from diffclf.models import load_model
 from diffclf.models.loading import built_in_models
 from diffclf.paths import data_dir
+from diffclf.schedule import variational_terms
 
 LABELS = np.arange(40) % 10
 PHOTOS = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
@@ -126,7 +127,10 @@ def test_the_variational_bound_does_not_move_the_prediction_of_the_noise():
     t = torch.tensor([0, 500])
     batch = LatentBatch(x0, eps, SCHEDULE.add_noise(x0, eps, t), t, (torch.tensor([1, 2]),))
     network = SimpleNamespace(eval=lambda: lambda x_t, timestep, class_labels: SimpleNamespace(sample=output))
-    hybrid_loss(network, batch).backward()
+    loss = hybrid_loss(network, batch)
+    bits = variational_terms(x0, batch.x_t, output[:, :4], output[:, 4:], t, SCHEDULE).mean()
+    torch.testing.assert_close(loss, (output[:, :4] - eps).square().mean() + bits)
+    loss.backward()
     torch.testing.assert_close(output.grad[:, :4], 2 * (output[:, :4] - eps).detach() / eps.numel())
     assert (output.grad[:, 4:] != 0).all()
 
