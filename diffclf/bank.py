@@ -47,7 +47,8 @@ def _hash(text: str, data: bytes = b"", size: int = CHECKSUM) -> bytes:
 class ErrorBank(ErrorSource):
     """Prediction errors of images under prompts and trials, computed once and kept on disk.
 
-    Arguments and errors are those of `ErrorSource`; `folder` holds the folders of banks.
+    The folder holds the folders of banks. All other arguments (`options`: seed, losses, batch_size) and errors are those
+    of `ErrorSource`.
 
     Attributes:
         path: the bank's own folder.
@@ -55,17 +56,9 @@ class ErrorBank(ErrorSource):
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        model: DiffusionModel,
-        prompts: Sequence[Prompt] | Sequence[Sequence[Prompt]],
-        trials: TrialList,
-        *,
-        seed: int = 0,
-        losses: Sequence[str] = ("l2", "l1", "huber"),
-        batch_size: int | None = None,
+        self, folder: str | Path, model: DiffusionModel, prompts: Sequence, trials: TrialList, **options: object
     ) -> None:
-        super().__init__(model, prompts, trials, seed=seed, losses=losses, batch_size=batch_size)
+        super().__init__(model, prompts, trials, **options)
         self.identity = {
             "format": FORMAT,
             "weights": model.fingerprint,

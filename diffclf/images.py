@@ -50,9 +50,9 @@ def list_images(images: ImageLike | Iterable[ImageLike]) -> list[tuple[ImageLike
         raise ImageError(f"images must be {_ACCEPTED}, or several of these, got {type(images).__name__}")
     if not items:
         raise ImageError("images must hold at least one image, got none")
-    for item, name in zip(items, names, strict=True):
+    for item in items:
         if isinstance(item, str | os.PathLike) and not os.path.exists(item):
-            raise FileNotFoundError(f"image not found: {name}")
+            raise FileNotFoundError(f"image not found: {item}")
     return list(zip(items, names, strict=True))
 
 
@@ -89,7 +89,7 @@ def load_image(item: ImageLike, name: str) -> Image.Image:
             if item.shape[0] not in _CHANNELS:
                 raise ImageError(f"{name}: a tensor must be (H, W) or (C, H, W), C 1, 3 or 4, got {tuple(item.shape)}")
             item = item.permute(1, 2, 0)
-        return _from_array(item.numpy(), name)
+        item = item.numpy()
     if isinstance(item, np.ndarray):
         return _from_array(item, name)
     raise ImageError(f"{name} must be {_ACCEPTED}, got {type(item).__name__}")
