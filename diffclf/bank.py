@@ -47,8 +47,8 @@ def _hash(text: str, data: bytes = b"", size: int = CHECKSUM) -> bytes:
 class ErrorBank(ErrorSource):
     """Prediction errors of images under prompts and trials, computed once and kept on disk.
 
-    The folder holds the folders of banks. All other arguments (`options`: seed, losses, batch_size) and errors are those
-    of `ErrorSource`.
+    The folder holds the folders of banks. The other arguments (options: seed, losses, batch_size) and the
+    errors are those of `ErrorSource`.
 
     Attributes:
         path: the bank's own folder.

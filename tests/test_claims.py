@@ -103,7 +103,7 @@ def test_workbook_judges_writes_and_shows(capsys):
     assert first["verdict"] == second["verdict"] == "undecided" and first["n"] == 100
     assert second["low"] is second["high"] is second["n"] is None
     table = claims_table([first, second])
-    assert "0.500 [−2, 3]" in table and "1 [−∞, ∞]" in table and table.endswith("Verdicts are about the mini world.")
+    assert "0.500 [−2, 3]" in table and "1 [−∞, ∞]" in table and "about the mini world. Undecided: the" in table
 
 
 @pytest.mark.parametrize(("profile", "words"), [("paper", "holds"), ("smoke", "not judged at the smoke profile")])

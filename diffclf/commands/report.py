@@ -5,7 +5,7 @@ import os
 
 from diffclf.workbook.report.build import build_report
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "print_report", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="fail on a warning")
 
 
+def print_report(profile: str, *, strict: bool = False) -> None:
+    """Build the report and print where it is."""
+    path = os.path.relpath(build_report(profile, strict=strict))
+    print(f"Report: {path}\nOpen it in a browser; it needs no network.")
+
+
 def run(args: argparse.Namespace) -> int:
     """Build the report, print where it is, and return the exit status."""
-    print(f"Report: {os.path.relpath(build_report(args.profile, strict=args.strict))}")
+    print_report(args.profile, strict=args.strict)
     return 0

@@ -1,9 +1,8 @@
 """`diffclf reproduce`: run the notebooks, then build the report."""
 
 import argparse
-import os
 
-from diffclf.workbook.report.build import build_report
+from diffclf.commands.report import print_report
 from diffclf.workbook.run.cost import cost_report
 from diffclf.workbook.run.plan import plan
 from diffclf.workbook.run.runner import reproduce
@@ -32,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     status = reproduce(args.profile, only, parameters, args.jobs)
     if not args.no_report:
         print("\nBuilding the report ...", flush=True)
-        print(f"Report: {os.path.relpath(build_report(args.profile))}")
+        print_report(args.profile)
     return status

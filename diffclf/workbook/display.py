@@ -39,7 +39,7 @@ _RULES = {
     "greater": "lies above ",
     "less": "lies below ",
     "no difference": "lies within ±",
-    "not worse": "has its low end above −",
+    "not worse": "starts above −",
 }
 SIGNS = {"holds": "✓", "does not hold": "✗", "undecided": "?", None: "–"}
 
@@ -178,4 +178,6 @@ def claims_table(records: Sequence[Mapping[str, Any]]) -> str:
     ]
     worlds = sorted({record["world"] for record in records if record["world"] and record["verdict"]})
     said = f"\nVerdicts are about {' and '.join(worlds)}." if worlds else ""
+    if any(record["verdict"] == "undecided" for record in records):
+        said += " Undecided: the interval contains the margin; more images (another profile) make it narrower."
     return text_table([["", "claim", "paper", "this run", "unit", "verdict"], *rows]) + said
