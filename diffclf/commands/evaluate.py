@@ -43,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of `diffclf evaluate`."""
     parser.add_argument("folder", metavar="FOLDER", help="folder with one sub-folder of images per class")
     add = parser.add_mutually_exclusive_group(required=True).add_argument
-    add(
-        "--labels-from-folders", action="store_true", help="the classes are the folders' names, _ as a space in prompts"
-    )
+    add("--labels-from-folders", action="store_true", help="the classes are the folders' names, _ a space in prompts")
     add("--prompts", metavar="FILE", help="CSV file: prompt, classname (the folders' names), classidx")
     add_classifier_arguments(parser)
     out = "results (default FOLDER-results): a killed run continues there, other settings overwrite its tables"

@@ -44,10 +44,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser with the names of all commands, and with the arguments of one command.
-
-    Raises ValueError if the command needs a package that is not installed.
-    """
+    """Return the parser of all commands, one of them with its arguments; raise ValueError if it lacks a package."""
     description = "Classify images with a conditional diffusion model, and reproduce the paper that showed how."
     parser = _Parser(prog="diffclf", description=description)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -67,10 +64,8 @@ def _import(command: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "diffclf":
             raise
-        raise ValueError(
-            f"`diffclf {command}` needs the package {error.name}, which is not installed: "
-            "pip install 'diffclf[notebooks,report]'"
-        ) from error
+        message = f"`diffclf {command}` needs the package {error.name}: pip install 'diffclf[notebooks,report]'"
+        raise ValueError(message) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -68,7 +68,7 @@ def make_prompts(args: argparse.Namespace, labels: Sequence[str] | None) -> list
 
 
 def make_pruning(args: argparse.Namespace) -> Strategy:
-    """Return the strategy that --trials, --keep, --budget, --confidence and --repeats ask for, if they fit together."""
+    """Return the strategy that the options of the budget ask for; raise ValueError if they do not fit together."""
     if args.trials is None:
         if args.keep is not None:
             raise ValueError(f"keep needs trials, got keep {args.keep} alone")

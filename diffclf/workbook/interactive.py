@@ -23,8 +23,7 @@ def figure_slider(
 ) -> HTML:
     """Return a slider over the values, which `label` names, that shows the figure `draw(value)` of the chosen one.
 
-    All figures are drawn beforehand. `alt(value)` is the figure in words, which also stand under it. Raises ValueError
-    if there are no values.
+    All are drawn beforehand. `alt(value)` is the figure in words, shown under it. Raises ValueError without values.
     """
     if not len(values):
         raise ValueError(f"values of slider {label!r} must not be empty, got none")

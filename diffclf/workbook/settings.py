@@ -80,9 +80,8 @@ def _check(name: str, value: object, default: object) -> None:
 
 
 def resolve(notebook: str, profile: str = "", parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the settings of a notebook at a profile, by its name without suffix.
+    """Return the settings of a notebook, by its name without suffix, at a profile; see the module's docstring.
 
-    The parameters are the values of its parameters cell; "", 0, None and empty lists mean the profile's value.
     Raises ValueError: unknown profile, notebook or parameter, or a parameter of the wrong type.
     """
     profile = chosen_profile(profile)

@@ -93,8 +93,7 @@ class Workbook:
     def level(self, id: str) -> float:
         """Return the coverage that the interval of a claim must have: compute the estimate at this level."""
         if id not in self._claims:
-            known = ", ".join(self._claims) or "none"
-            raise ValueError(f"id must be a claim of {self.notebook}.yaml ({known}), got {id!r}")
+            raise ValueError(f"id must be a claim of {self.notebook}.yaml ({', '.join(self._claims)}), got {id!r}")
         return self._claims[id].level
 
     def claim(

@@ -68,6 +68,5 @@ def plan(profile: str = "", only: Sequence[str] = (), parameters: Mapping[str, A
         jobs.append(Job(path.stem, path, {"profile": profile, **values}, settings.resolve(path.stem, profile, values)))
         choices |= declared & set(known)
     for name in given.keys() - choices:
-        known_names = ", ".join(sorted(choices))
-        raise ValueError(f"parameter must be one of the chosen notebooks' ({known_names}), got {name!r}")
+        raise ValueError(f"parameter must be one of the notebooks' ({', '.join(sorted(choices))}), got {name!r}")
     return jobs
