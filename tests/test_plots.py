@@ -21,7 +21,13 @@ def labels(ax):
 def figures():
     plane = np.random.default_rng(0).normal(size=(2, 12))
     gaps = {"boot": THREE[0], "bag": THREE[1]}
-    yield nb00.rules(np.arange(4), np.arange(3), {"Bayes": plane[0], "equal": plane[1]}, np.ones((2, 2)), np.arange(2))
+    yield nb00.rules(
+        np.arange(4),
+        np.arange(3),
+        {"Bayes": torch.from_numpy(plane[0]), "equal": plane[1]},
+        np.ones((2, 2)),
+        np.arange(2),
+    )
     yield nb00.errors_over_t(T, plane[:, :3], T, plane[:, :3], ["middle", "sides"])
     yield nb00.agreement([1, 2, 4], THREE, 90)
     yield nb00.error_map_row(PICTURES[0], PICTURES[..., 0], TITLES)

@@ -15,12 +15,12 @@ __all__ = ["agreement", "class_gaps", "error_map_row", "errors_over_t", "rules"]
 
 def rules(x: NDArray, y: NDArray, margins: Mapping[str, ArrayLike], points: NDArray, of: NDArray) -> Figure:
     """Colour a grid x, y by the sign of each rule's margins (n_y x n_x,); points (n, 2) are of classes 0 and 1."""
-    n, shape = len(margins), (len(y), len(x))
+    n, grids = len(margins), [np.asarray(margin).reshape(len(y), len(x)) for margin in margins.values()]
     fig, axes = new_figure(1, n, width=10 if n > 1 else 7, height=2.6 if n > 1 else 3.6, sharey=True, squeeze=False)
-    for ax, (title, margin) in zip(axes[0], margins.items(), strict=True):
-        ax.contourf(x, y, np.reshape(margin, shape), levels=[-np.inf, 0, np.inf], colors=PALETTE[:2], alpha=0.22)
+    for ax, title, grid in zip(axes[0], margins, grids, strict=True):
+        ax.contourf(x, y, grid, levels=[-np.inf, 0, np.inf], colors=PALETTE[:2], alpha=0.22)
         # The first rule's boundary is a line in all panels.
-        ax.contour(x, y, np.reshape(next(iter(margins.values())), shape), levels=[0], colors="#222222", linewidths=1)
+        ax.contour(x, y, grids[0], levels=[0], colors="#222222", linewidths=1)
         for c in (0, 1):
             ax.plot(*points[of == c].T, MARKERS[c], color=PALETTE[c], markersize=3, alpha=0.7)
         ax.set(title=title, xlabel="$x_1$", aspect="equal")
