@@ -173,6 +173,20 @@ def test_shift_of_the_latents_is_applied_before_the_scale(tmp_path):
     torch.testing.assert_close(model.decode_latents((mean - 0.25) * 0.7), model.pipeline.vae.decode(mean).sample)
 
 
+@torch.no_grad()
+def test_means_and_deviations_of_the_latents_are_applied_per_channel(tmp_path):
+    path, mean, std = save_tiny_sd(tmp_path / "sd"), [0.5, -1.0, 0.0, 2.0], [2.0, 1.0, 0.5, 4.0]
+    edit_json(path / "vae" / "config.json", latents_mean=mean, latents_std=std)
+    model = load_model(path)
+    z = model.pipeline.vae.encode(pixels(2)).latent_dist.mean
+    x0 = torch.stack([(z[:, c] - mean[c]) * 0.7 / std[c] for c in range(4)], dim=1)
+    torch.testing.assert_close(model.encode_images(pixels(2)), x0)
+    torch.testing.assert_close(model.decode_latents(x0), model.pipeline.vae.decode(z).sample, rtol=1e-4, atol=1e-5)
+    edit_json(path / "vae" / "config.json", latents_mean=[0.5])
+    with pytest.raises(UnsupportedModelError, match="latents_mean of .* must have 4 numbers, got \\[0.5\\]"):
+        load_model(path)
+
+
 # Prompts
 
 

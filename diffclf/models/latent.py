@@ -1,8 +1,9 @@
 """The common part of diffusers' latent diffusion models: autoencoder, noise schedule, fingerprint.
 
-    x0 = (mean of q(z | image) - shift) * scaling
+    x0 = (mean of q(z | image) - shift) * scaling / std
 
-with the factors of the autoencoder's configuration. x0 is the mean, not a draw: the classifier compares prompts on the
+with the factors of the autoencoder's configuration: `shift_factor` and `scaling_factor`, or `latents_mean` and
+`latents_std` per channel in autoencoders that have them. x0 is the mean, not a draw: the classifier compares prompts on the
 same x0, and the draw's variance would be noise that no trial averages out.
 
 The autoencoder always runs in float32: some published autoencoders overflow in half precision, and its speed does not
@@ -59,6 +60,21 @@ def list_prompts(prompts: object) -> list:
     return listed
 
 
+def _latent_factors(config: Mapping[str, Any], n_channels: int, name: str) -> tuple[list[float], list[float]]:
+    """Return the shift and the scale of an autoencoder's latents, each one number for all channels or one per channel.
+
+    Raises:
+        UnsupportedModelError: the means or deviations are not one number per channel.
+    """
+    means, deviations = config.get("latents_mean"), config.get("latents_std")
+    for entry, values in {"latents_mean": means, "latents_std": deviations}.items():
+        if values is not None and len(values) != n_channels:
+            raise UnsupportedModelError(f"{entry} of {name} must have {n_channels} numbers, got {values!r:.80}")
+    shift = [config.get("shift_factor") or 0.0] if means is None else list(means)
+    scale = config["scaling_factor"]
+    return shift, [scale] if deviations is None else [scale / deviation for deviation in deviations]
+
+
 class LatentDiffusionModel(DiffusionModel):
     """A network on the latents of an autoencoder: the common part of Stable Diffusion and DiT.
 
@@ -105,7 +121,8 @@ class LatentDiffusionModel(DiffusionModel):
         self.latent_shape = (channels, size, size)
         self.image_size = size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self._n_at_once = max(1, AUTOENCODER_PIXELS // self.image_size**2)
-        self._shift, self._scale = self.vae.config.get("shift_factor") or 0.0, self.vae.config.scaling_factor
+        self._factors = _latent_factors(self.vae.config, channels, name)
+        self._shift, self._scale = (torch.tensor(f, device=self.device).view(-1, 1, 1) for f in self._factors)
 
     @override
     @torch.no_grad()
@@ -130,7 +147,7 @@ class LatentDiffusionModel(DiffusionModel):
         settings |= {
             "alphas_cumprod": self._alphas_cumprod.numpy().tobytes().hex(),
             "prediction_type": self.schedule.prediction_type,
-            "latent_factors": (self._shift, self._scale),
+            "latent_factors": tuple(factor[0] if len(factor) == 1 else tuple(factor) for factor in self._factors),
             "network": network_settings(self.network),
             "vae": network_settings(self.vae),
         }
