@@ -10,16 +10,18 @@ from pathlib import Path
 DATA = Path(__file__).resolve().parent.parent / "data"
 README = DATA / "README.md"
 ROW = re.compile(r"^\| `(?P<folder>[^`]+)` \|[^|]*\|[^|]*\| (?P<origin>.*?) ?\|$", re.MULTILINE)
+FAMILY = re.compile(r"((?:mini|shortcut)-(?:resnet|vit)|shortcut-dit|filter)-.*")
+"""Models that differ in their size or seed share a row."""
 TABLE = re.compile(r"^\| folder \|.*?(?=^(?!\|)|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def sizes(data: Path = DATA) -> dict[str, tuple[int, int]]:
-    """Return (number of files, bytes) of each folder and of each model, without hidden files and the README."""
+    """Return (number of files, bytes) of each folder and of each kind of model, without hidden files and the README."""
     found: dict[str, tuple[int, int]] = {}
     for path in sorted(data.rglob("*")):
         parts = path.relative_to(data).parts
         if path.is_file() and path != data / "README.md" and not any(part.startswith(".") for part in parts):
-            folder = "/".join(parts[:-1][: 2 if parts[0] == "models" else 1]) or "."
+            folder = FAMILY.sub(r"\1-*", "/".join(parts[:-1][: 2 if parts[0] == "models" else 1])) or "."
             n_files, n_bytes = found.get(folder, (0, 0))
             found[folder] = (n_files + 1, n_bytes + path.stat().st_size)
     return found

@@ -130,7 +130,7 @@ def test_evaluate_sums_up_what_the_classifier_says(capsys, tiny_sd_folder, tiny_
     out = tmp_path / "out"
     status, text, err = evaluate(capsys, folder, out, tiny_sd_folder)
     assert status == 0
-    assert "ignoring 1 files that are no images of a class: notes.txt" in err
+    assert "ignoring 1 entry that is no image of a class: notes.txt" in err
     with (out / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = ["bag/a.png", "bag/c.jpg", "bag/deeper/b.png", "sneaker/a.png", "sneaker/b, c.png"]
@@ -214,6 +214,36 @@ def test_evaluate_refuses_folders_it_cannot_write_its_results_to(capsys, tiny_sd
     (tmp_path / "notes.txt").touch()
     for taken in (tmp_path, tmp_path / "notes.txt"):
         assert "must be a new folder or the folder of an earlier run" in fails(capsys, *command, taken)
+
+
+def test_what_is_no_class_does_not_compete(capsys, tiny_sd_folder, folder, tmp_path):
+    data, clean, out = tmp_path / "things", tmp_path / "clean", tmp_path / "out"
+    shutil.copytree(folder, data)
+    (data / "empty").mkdir()
+    evaluate(capsys, data, clean, tiny_sd_folder)
+    shutil.copytree(clean, data / "old-results")
+    shutil.copytree(data / "bag", data / "__MACOSX")
+    (data / "bag" / "loop").symlink_to(data / "bag")
+    (data / "bag" / "up").symlink_to(data)
+    (data / "again").symlink_to(data / "sneaker")
+    (data / "bag" / "deeper" / "out").symlink_to(tmp_path)
+    _, text, err = evaluate(capsys, data, out, tiny_sd_folder)
+    assert read_results(out) == read_results(clean)
+    assert "ignoring 7 entries that are no image of a class" in err and "no image of empty" in err
+    assert json.loads((out / "summary.json").read_text())["classes_without_images"] == ["empty"]
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    (data / "linked").symlink_to(tmp_path / "elsewhere" / "bag")
+    assert "linked" in evaluate(capsys, data, out, tiny_sd_folder)[1], "a link to another place is a class"
+
+
+def test_a_folder_one_level_off_is_explained(capsys, folder, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "data" / split)
+    command = ["--model", "no-such-model", "--labels-from-folders"]
+    assert f"got splits; did you mean {tmp_path}/data/test?" in fails(capsys, "evaluate", tmp_path / "data", *command)
+    shutil.copytree(folder, tmp_path / "deep" / "things")
+    message = fails(capsys, "evaluate", tmp_path / "deep", *command)
+    assert f"got things alone, with bag, sneaker in it; did you mean {tmp_path}/deep/things?" in message
 
 
 def test_evaluate_with_a_prompt_file(capsys, tiny_sd_folder, folder, tmp_path):

@@ -26,7 +26,7 @@ from typing import Any
 from diffclf.bank import ErrorBank
 from diffclf.classifier import DiffusionClassifier
 from diffclf.commands.options import add_classifier_arguments, make_classifier, make_prompts, make_pruning
-from diffclf.datasets.folder import ClassFolder, check_images
+from diffclf.datasets.folder import ClassFolder, check_images, shown
 from diffclf.files import write_json, write_whole
 from diffclf.progress import progress
 from diffclf.prompts import resolve_prompts
@@ -58,8 +58,14 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path(f"{folder.path.resolve().name}-results")
     _check_out(out, folder)
     if folder.ignored:
-        names = ", ".join(path.name for path in folder.ignored[:3]) + (", ..." if len(folder.ignored) > 3 else "")
-        print(f"diffclf: ignoring {len(folder.ignored)} files that are no images of a class: {names}", file=sys.stderr)
+        names = ", ".join(shown(path.name) for path in folder.ignored[:3]) + (
+            ", ..." if len(folder.ignored) > 3 else ""
+        )
+        what = "entry that is" if len(folder.ignored) == 1 else "entries that are"
+        print(f"diffclf: ignoring {len(folder.ignored)} {what} no image of a class: {names}", file=sys.stderr)
+    labels = {image.label for image in folder.images}
+    if empty := [name for name in folder.classnames if name not in labels]:
+        print(f"diffclf: no image of {', '.join(empty)}, which can still be predicted", file=sys.stderr)
     check_images(progress([image.path for image in folder.images], desc="checking images", unit="image"))
 
     classifier = make_classifier(args, prompts, pruning)
@@ -133,6 +139,7 @@ def _summary(predictions: Sequence[dict[str, Any]], classnames: Sequence[str]) -
         "n_evaluations": sum(row["n_evaluations"] for row in predictions),
         "n_ties": sum(row["tie"] for row in predictions),
         "classes": list(classnames),
+        "classes_without_images": [name for name in classnames if not any(row["label"] == name for row in predictions)],
         "confusion": [[pairs[label, predicted] for predicted in classnames] for label in classnames],
     }
 

@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
+from diffclf.baselines.supervised import load_supervised
 from diffclf.mini.card import write_card
-from diffclf.mini.measure import measure
+from diffclf.mini.measure import measure, measure_network
+from diffclf.mini.supervised import NETWORKS
 from diffclf.models import load_model
 from diffclf.paths import data_dir
 
@@ -25,8 +27,11 @@ def run(args: argparse.Namespace) -> int:
     folder = data_dir() / "models" / args.name
     if args.out is None and "@" in args.name:
         raise ValueError(f"--out must be given for a version along the training, {args.name}, which has no card")
-    model = load_model(args.name, compile=args.compile)
-    measure(model, args.out or folder / "measures.json", args.images, args.exhaustive)
+    path = args.out or folder / "measures.json"
+    if args.name in NETWORKS:
+        measure_network(load_supervised(args.name), path)
+    else:
+        measure(load_model(args.name, compile=args.compile), path, args.images, args.exhaustive)
     if args.out is None:
         write_card(folder)
         print(f"wrote {folder / 'README.md'}")

@@ -14,10 +14,10 @@ def load_dataset(name: str, split: str = "test", n_images: int | None = None, se
     """Return images with labels, class names and prompts or captions.
 
     Args:
-        name: an embedded class set ("mini-items", "mini-coloured-items") or caption set ("mini-colour", "mini-binding",
-            "mini-relation"), one of the hub ("pets"), or a folder with one sub-folder per class.
-        split: "tune" or "test", everywhere. Embedded sets also have "v2" and "pool". The two of a folder are fixed
-            halves of it; "all" is the whole folder.
+        name: an embedded set (`diffclf.datasets.embedded`: "mini-items", "mini-v2", "mini-colour", ...), one of the
+            hub ("pets"), or a folder with one sub-folder per class.
+        split: "tune" or "test", everywhere. Embedded sets also have "v2" and "pool", and "test" of mini-v2 is its
+            "v2". The two of a folder are fixed halves of it; "all" is the whole folder.
         n_images: how many; None for all. A smaller number is always the beginning of a larger one.
         seed: seed of the choice; no seed moves an image from one split to another.
 

@@ -5,6 +5,13 @@ Class sets have one tinted photograph per image and a prompt per class:
     mini-items            10 classes, "a photo of a sneaker", in colours seen with the item in training
     mini-coloured-items   60 classes, "a photo of a red sneaker", held-out combinations included
 
+and shifted ones (`diffclf.datasets.shifts`), of the ten classes of mini-items:
+
+    mini-v2               collected anew: photographs of split "v2" in the place of "test", rendered in another way
+    mini-o                unusual pose, scale and position before a textured background
+    mini-own-colour       each item in the colour that it mostly has in the world with a shortcut
+    mini-other-colour     the same photographs in the same order, each in a random other colour
+
 Caption sets ask which of several captions describes the scene; the first caption of each image is the true one. They
 measure what a model knows of colour, binding and relation, and play the part of Winoground's pairs:
 
@@ -18,11 +25,13 @@ import numpy as np
 from diffclf.datasets import world
 from diffclf.datasets.imageset import ImageSet, n_taken
 from diffclf.datasets.photos import load_photos
+from diffclf.datasets.shifts import place, recollect
 from diffclf.datasets.world import COLOURS, ITEMS, LAYOUTS, caption_pair, caption_single
 
 __all__ = ["CAPTION_SETS", "CLASS_SETS", "load_embedded"]
 
-CLASS_SETS = ("mini-items", "mini-coloured-items")
+SHIFTED_SETS = ("mini-v2", "mini-o", "mini-own-colour", "mini-other-colour")
+CLASS_SETS = ("mini-items", "mini-coloured-items", *SHIFTED_SETS)
 CAPTION_SETS = ("mini-colour", "mini-binding", "mini-relation")
 BLOCK = 1000  # pairs are drawn in blocks of this size, so that a smaller set is the beginning of a larger one
 
@@ -32,7 +41,7 @@ def load_embedded(name: str, split: str = "test", n_images: int | None = None, s
 
     Args:
         name: one of `CLASS_SETS` or `CAPTION_SETS`.
-        split: "tune", "test", "v2" or "pool".
+        split: "tune", "test", "v2" or "pool"; "test" of mini-v2 has the photographs of "v2".
         n_images: how many, at most the photographs of the split; None for as many.
         seed: seed of the choice of photographs and colours.
 
@@ -41,21 +50,25 @@ def load_embedded(name: str, split: str = "test", n_images: int | None = None, s
     """
     if name not in (*CLASS_SETS, *CAPTION_SETS):
         raise ValueError(f"embedded data set must be one of {[*CLASS_SETS, *CAPTION_SETS]}, got {name!r}")
-    photos, labels = load_photos(split)
+    photos, labels = load_photos("v2" if (name, split) == ("mini-v2", "test") else split)
     n_images = n_taken(n_images, len(labels))
     if name in ("mini-binding", "mini-relation"):
         rng = np.random.default_rng([seed, 7])
         blocks = [world.sample_scenes(labels, 0, BLOCK, rng=rng) for _ in range(0, n_images, BLOCK)]
         scenes = np.concatenate(blocks)[:n_images]
     else:
-        scenes = _singles(labels, seed, held_out=name != "mini-items")[:n_images]
+        scenes = _singles(labels, seed, _allowed_colours(name))[:n_images]
     images, groups = list(world.render(scenes, photos)), scenes["photo"][:, 0]
+    if name == "mini-v2":
+        images = recollect(images)
+    elif name == "mini-o":
+        images = place(images, seed)
     if name in CAPTION_SETS:
         pairs = zip(world.named_objects(scenes), scenes["layout"], strict=True)
         captions = [_captions(name, *objects, LAYOUTS[layout]) for objects, layout in pairs]
         return ImageSet(name, images, np.zeros(len(images), dtype=np.int64), (), {}, groups, captions)
     classes = scenes["item"][:, 0]
-    if name == "mini-items":
+    if name != "mini-coloured-items":
         prompts = {item: caption_single(item) for item in ITEMS}
     else:
         prompts = {f"{colour} {item}": caption_single(item, colour) for colour in COLOURS for item in ITEMS}
@@ -63,11 +76,19 @@ def load_embedded(name: str, split: str = "test", n_images: int | None = None, s
     return ImageSet(name, images, classes, tuple(prompts), prompts, groups)
 
 
-def _singles(labels: np.ndarray, seed: int, held_out: bool) -> np.ndarray:
-    """Return a scene of each photograph, held-out combinations included or not, in random order."""
+def _allowed_colours(name: str) -> np.ndarray:
+    """Return (6 colours, 10 items) bool, which colours the items of a set may have."""
+    if name in ("mini-own-colour", "mini-other-colour"):
+        return world.own_colour_mask() == (name == "mini-own-colour")
+    seen = ~world.held_out_mask()
+    return seen if name in ("mini-items", "mini-v2", "mini-o") else np.ones_like(seen)
+
+
+def _singles(labels: np.ndarray, seed: int, allowed: np.ndarray) -> np.ndarray:
+    """Return a scene of each photograph in random order, in colours that `allowed` (6 colours, 10 items) has."""
     rng = np.random.default_rng([seed, 5])
     photo = rng.permutation(len(labels))
-    colour = world.draw_colours(labels[photo], held_out | ~world.held_out_mask(), rng)
+    colour = world.draw_colours(labels[photo], allowed, rng)
     return world.make_scenes(np.stack([photo] * 2, 1), labels, np.stack([colour] * 2, 1), np.full(len(photo), -1))
 
 

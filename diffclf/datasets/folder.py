@@ -15,6 +15,11 @@ from diffclf.prompts import prompts_from_labels
 __all__ = ["ClassFolder", "FolderImage", "balanced_order", "check_images", "halves", "load_folder", "shown"]
 
 
+LEFTOVERS = ("__MACOSX", "Thumbs", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+"""Sub-folders that operating systems leave behind."""
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+
+
 class FolderImage(NamedTuple):
     """An image: its path below the folder as messages show it, its file, and the name of its class."""
 
@@ -26,17 +31,19 @@ class FolderImage(NamedTuple):
 class ClassFolder:
     """The images of a folder with one sub-folder per class, in the order of their names.
 
-    Images may lie deeper than the class's own sub-folder. Hidden files and folders do not count.
+    Images may lie deeper than the class's own sub-folder. Hidden files and folders do not count. A link to a folder is
+    followed unless it leads back into the folder or to one of its parents.
 
     Attributes:
         path: the folder.
         classnames: names of the sub-folders, sorted; a class may be empty.
         images: the images, sorted by class and path.
-        ignored: files that are no images by their suffix, or lie in no class's sub-folder.
+        ignored: files that are no images by their suffix, or lie in no class's sub-folder; sub-folders that are no
+            classes: leftovers of operating systems, results of `diffclf evaluate`, links back into the folder.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: a file instead of a folder, no sub-folders, or no image in them.
+        ValueError: a file instead of a folder, no sub-folders, splits instead of classes, or no image in them.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -46,14 +53,16 @@ class ClassFolder:
         if not self.path.is_dir():
             raise ValueError(f"{self.path} is a file, expected a folder with one sub-folder of images per class")
         entries = sorted(entry for entry in self.path.iterdir() if not entry.name.startswith("."))
-        classes = [entry for entry in entries if entry.is_dir()]
+        self.ignored = [entry for entry in entries if not entry.is_dir() or self._is_no_class(entry)]
+        classes = [entry for entry in entries if entry not in self.ignored]
         if not classes:
             raise ValueError(f"{self.path} has no sub-folders, expected one of images per class")
+        if all(folder.name.lower() in SPLITS for folder in classes):
+            raise ValueError(f"{self.path} must have a sub-folder per class, got splits; did you mean {classes[0]}?")
         suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
         self.classnames = tuple(shown(folder.name) for folder in classes)
         self.images: list[FolderImage] = []
-        self.ignored = [entry for entry in entries if not entry.is_dir()]
-        for file in (file for folder in classes for file in _visible_files(folder)):
+        for file in (file for folder in classes for file in self._visible_files(folder)):
             name = file.relative_to(self.path)
             if file.suffix.lower() in suffixes:
                 self.images.append(FolderImage(shown(name.as_posix()), file, shown(name.parts[0])))
@@ -61,13 +70,32 @@ class ClassFolder:
                 self.ignored.append(file)
         if not self.images:
             raise ValueError(f"{self.path} has no images in its sub-folders ({', '.join(self.classnames)})")
+        if len(classes) == 1 and len(inner := [entry for entry in classes[0].iterdir() if entry.is_dir()]) > 1:
+            names = ", ".join(sorted(shown(entry.name) for entry in inner)[:3])
+            got = f"{shown(classes[0].name)} alone, with {names} in it"
+            raise ValueError(f"{self.path} must have a sub-folder per class, got {got}; did you mean {classes[0]}?")
 
+    def _is_no_class(self, folder: Path) -> bool:
+        """Return whether a sub-folder is a leftover, holds the results of an earlier run, or links back."""
+        has_results = (folder / "summary.json").is_file() and (folder / "bank").is_dir()
+        return folder.name in LEFTOVERS or has_results or self._links_back(folder)
 
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder that are not hidden, sorted by path."""
-    for entry in sorted(folder.iterdir()):
-        if not entry.name.startswith("."):
-            yield from _visible_files(entry) if entry.is_dir() else [entry]
+    def _links_back(self, folder: Path) -> bool:
+        """Return whether a folder is a link into the data, or to a folder that holds the link."""
+        target, root = folder.resolve(), self.path.resolve()
+        return folder.is_symlink() and (target.is_relative_to(root) or folder.parent.resolve().is_relative_to(target))
+
+    def _visible_files(self, folder: Path) -> Iterator[Path]:
+        """Yield the files below a folder that are not hidden, sorted by path; links back become ignored."""
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                yield entry
+            elif self._links_back(entry):
+                self.ignored.append(entry)
+            else:
+                yield from self._visible_files(entry)
 
 
 def shown(name: str | os.PathLike) -> str:

@@ -10,6 +10,8 @@ from diffclf.prompts import label_indices
 
 __all__ = ["ImageSet", "n_taken"]
 
+IMAGENET = 1000
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -23,6 +25,7 @@ class ImageSet:
         prompts: class name -> prompt; none in a caption set.
         groups: (n,) int64, the photograph each image was made of; images of one photograph are not independent.
         captions: n lists of captions, all of the same length; None: the images share the classes' prompts.
+        indices: index of each class among the thousand of ImageNet; None: networks know the classes by name.
     """
 
     name: str
@@ -32,6 +35,7 @@ class ImageSet:
     prompts: dict[str, str]
     groups: np.ndarray
     captions: list[list[str]] | None = None
+    indices: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,7 +46,17 @@ class ImageSet:
         Raises:
             ValueError: a class that the model does not have.
         """
-        return list(self.prompts.values()) if model.labels is None else label_indices(self.classnames, model.labels)
+        return list(self.prompts.values()) if model.labels is None else self.positions(model.labels)
+
+    def positions(self, labels: Sequence[str]) -> list[int]:
+        """Return the position of each class among the labels of a network.
+
+        Raises:
+            ValueError: a class that the network does not have; indices of ImageNet, and another number of labels.
+        """
+        if self.indices is not None and len(labels) != IMAGENET:
+            raise ValueError(f"a network for {self.name} must have ImageNet's {IMAGENET} labels, got {len(labels)}")
+        return label_indices(self.classnames if self.indices is None else self.indices, labels)
 
 
 def n_taken(n_images: int | None, n: int) -> int:

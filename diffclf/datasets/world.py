@@ -3,14 +3,17 @@
 A scene is 32x32 RGB. A single shows one photograph (28x28) in one of six colours; a pair shows two at 16x16,
 side by side or one above the other. Some (colour, item) combinations never occur in training, so that a
 model can be asked about combinations of words it has never seen together.
+
+In the world with a shortcut each item has a colour of its own, which most of its training scenes have.
 """
 
 import numpy as np
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-__all__ = ["COLOURS", "HELD_OUT", "ITEMS", "LAYOUTS", "OPPOSITE", "SCENE", "draw_colours", "held_out_mask", "render"]
-__all__ += ["caption_pair", "caption_single", "make_scenes", "named_objects", "sample_scenes"]
+__all__ = ["COLOURS", "HELD_OUT", "ITEMS", "LAYOUTS", "OPPOSITE", "OWN_COLOURS", "SCENE", "draw_colours", "render"]
+__all__ += ["caption_pair", "caption_single", "held_out_mask", "make_scenes", "named_objects", "own_colour_mask"]
+__all__ += ["sample_scenes"]
 
 ITEMS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 """Names of Fashion-MNIST's labels 0..9, one word each."""
@@ -34,6 +37,9 @@ HELD_OUT = (
     ("cyan", "pullover"),
 )
 """Combinations that occur in no training scene, single or pair."""
+
+OWN_COLOURS = ("red", "green", "blue", "yellow", "magenta", "red", "cyan", "green", "yellow", "blue")
+"""Each item's own colour in the world with a shortcut. Items of similar shape have different colours."""
 
 LAYOUTS = ("left", "right", "above", "below")
 """Where the first item of a pair lies, seen from the second."""
@@ -64,6 +70,11 @@ def named_objects(scenes: np.ndarray) -> list[list[tuple[str, str]]]:
 def held_out_mask() -> np.ndarray:
     """Return (6 colours, 10 items) bool, True where the combination never occurs in training."""
     return np.array([[(colour, item) in HELD_OUT for item in ITEMS] for colour in COLOURS])
+
+
+def own_colour_mask() -> np.ndarray:
+    """Return (6 colours, 10 items) bool, True where the colour is the item's own."""
+    return np.array([[colour == own for own in OWN_COLOURS] for colour in COLOURS])
 
 
 def draw_colours(items: np.ndarray, allowed: np.ndarray, rng: np.random.Generator) -> np.ndarray:

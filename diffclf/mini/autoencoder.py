@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from diffclf.datasets.world import render, sample_scenes
 from diffclf.mini.training import Plan, train
 
-__all__ = ["build_autoencoder", "encode_scenes", "load_autoencoder", "scale_latents", "train_autoencoder"]
+__all__ = ["build_autoencoder", "encode_scenes", "load_autoencoder", "scale_latents", "to_pixels", "train_autoencoder"]
 
 KL_WEIGHT = 1e-3
 BATCH_SIZE = 16
@@ -41,7 +41,7 @@ def load_autoencoder(folder: Path) -> AutoencoderKL:
     return vae.to(memory_format=torch.channels_last)
 
 
-def _to_pixels(images: np.ndarray) -> torch.Tensor:
+def to_pixels(images: np.ndarray) -> torch.Tensor:
     """Turn (n, h, w, 3) uint8 images into (n, 3, h, w) float32 pixels in [-1, 1], channels-last."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     return pixels.contiguous(memory_format=torch.channels_last)
@@ -66,7 +66,7 @@ def train_autoencoder(
     def draw(step: int) -> tuple[torch.Tensor, torch.Generator]:
         rng = np.random.default_rng([seed, 1, step])
         scenes = sample_scenes(labels, BATCH_SIZE // 2, BATCH_SIZE // 2, rng=rng)
-        return _to_pixels(render(scenes, photos)), torch.Generator().manual_seed(seed * 1_000_003 + step)
+        return to_pixels(render(scenes, photos)), torch.Generator().manual_seed(seed * 1_000_003 + step)
 
     torch.manual_seed(seed)
     options = {"decay": "cosine", "warm_up": 200, "weight_decay": 1e-4, "betas": (0.9, 0.98), "average": False}
@@ -80,7 +80,7 @@ def train_autoencoder(
 def encode_scenes(vae: AutoencoderKL, images: np.ndarray, batch_size: int = 128) -> torch.Tensor:
     """Return the latent means (n, 4, 8, 8) float32 of (n, 32, 32, 3) uint8 images, unscaled."""
     batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-    return torch.cat([vae.encode(_to_pixels(batch)).latent_dist.mean.contiguous() for batch in batches])
+    return torch.cat([vae.encode(to_pixels(batch)).latent_dist.mean.contiguous() for batch in batches])
 
 
 def scale_latents(vae: AutoencoderKL, images: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """The card of an embedded model: what it is, how it was made, what it can do, in words and pictures.
 
-The words are in one template, `card.md`.
+The words are in templates: `card.md` for diffusion models, `network_card.md` for discriminative networks.
 """
 
 import json
@@ -14,9 +14,10 @@ from jinja2 import Environment
 from PIL import Image, ImageOps
 from safetensors import safe_open
 
-from diffclf.datasets.world import COLOURS, HELD_OUT
+from diffclf.datasets.world import COLOURS, HELD_OUT, ITEMS, OWN_COLOURS
+from diffclf.mini import sd, supervised
 from diffclf.mini.recipes import RECIPES
-from diffclf.mini.sd import VERSIONS
+from diffclf.mini.supervised import NETWORKS
 from diffclf.models.layout import CALIBRATION
 
 __all__ = ["card_text", "write_card"]
@@ -30,41 +31,74 @@ def card_text(folder: Path) -> str:
     """
     if folder.name not in RECIPES:
         raise ValueError(f"model must be one of {list(RECIPES)}, got {folder.name!r}")
-    counts = {path: _n_parameters(path) for path in folder.glob("*/*.safetensors")}
-    race = folder / CALIBRATION
-    text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    template = "network_card.md" if folder.name in NETWORKS else "card.md"
+    text = Path(__file__).with_name(template).read_text(encoding="utf-8")
+    facts = _network_facts(folder) if folder.name in NETWORKS else _pipeline_facts(folder)
     return (
         Environment(trim_blocks=True, keep_trailing_newline=True)
         .from_string(text)
         .render(
             name=folder.name,
-            n_parameters=sum(counts.values()),
-            sizes={
-                path.parent.name: f"{path.stat().st_size / 1e6:.1f} MB | {n / 1e6:.2f} M" for path, n in counts.items()
-            },
             colours=COLOURS,
             held_out=HELD_OUT,
+            own_colours=[f"{colour} {item}" for colour, item in zip(OWN_COLOURS, ITEMS, strict=True)],
             logs=_read_logs(folder),
-            versions=VERSIONS.values(),
             measures=json.loads((folder / "measures.json").read_text()),
-            race=json.loads(race.read_text()) if race.is_file() else None,
-            has_study=(folder / "study.json").is_file(),
             checksums={
                 path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest()
                 for path in sorted(folder.rglob("*.safetensors"))
             },
+            **facts,
         )
     )
 
 
+def _pipeline_facts(folder: Path) -> dict[str, object]:
+    """Return what the card of a diffusion model needs beside the facts of every model."""
+    counts = {path: _n_parameters(path) for path in folder.glob("*/*.safetensors")}
+    race = folder / CALIBRATION
+    return {
+        "n_parameters": sum(counts.values()),
+        "sizes": {
+            path.parent.name: f"{path.stat().st_size / 1e6:.1f} MB | {n / 1e6:.2f} M" for path, n in counts.items()
+        },
+        "versions": sd.VERSIONS.values(),
+        "race": json.loads(race.read_text()) if race.is_file() else None,
+        "has_study": (folder / "study.json").is_file(),
+    }
+
+
+def _network_facts(folder: Path) -> dict[str, object]:
+    """Return what the card of a discriminative network needs beside the facts of every model."""
+    network = NETWORKS[folder.name]
+    roles = {
+        "filter": "serves as the filter that selects adversarial images and is not evaluated",
+        "shortcut": "is compared with shortcut-dit where colour is a shortcut",
+        "mini": "is compared with mini-dit",
+    }
+    return {
+        "family": "ResNet" if "resnet" in folder.name else "ViT",
+        "n_parameters": _n_parameters(folder / "model.safetensors"),
+        "role": roles[folder.name.partition("-")[0]],
+        "seed": network.seed,
+        "shortcut": network.shortcut,
+        "versions": list(supervised.VERSIONS) if network.versions else [],
+        "log": _read_logs(folder)["classifier"],
+    }
+
+
 def write_card(folder: Path) -> None:
-    """Write `README.md`, `samples.png` and `loss.png` into a model's folder; what `card_text` needs must be there."""
+    """Write `README.md` into a model's folder, and of a diffusion model `samples.png` and `loss.png`.
+
+    What `card_text` needs must be there.
+    """
     text = card_text(folder)
-    _draw_loss(_read_logs(folder), folder / "loss.png")
-    with torch.inference_mode():
-        samples = [ImageOps.expand(image, 1, "white") for image in RECIPES[folder.name].draw_samples(folder)]
-    sheet = make_image_grid(samples, rows=len(samples) // 10, cols=10)
-    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(folder / "samples.png")
+    if draw_samples := RECIPES[folder.name].draw_samples:
+        _draw_loss(_read_logs(folder), folder / "loss.png")
+        with torch.inference_mode():
+            samples = [ImageOps.expand(image, 1, "white") for image in draw_samples(folder)]
+        sheet = make_image_grid(samples, rows=len(samples) // 10, cols=10)
+        sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(folder / "samples.png")
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -19,10 +19,11 @@ from diffusers import DiTPipeline, DiTTransformer2DModel
 from PIL import Image
 
 from diffclf.datasets.photos import load_photos
-from diffclf.datasets.world import ITEMS, sample_scenes
+from diffclf.datasets.world import ITEMS
 from diffclf.mini.autoencoder import load_autoencoder
 from diffclf.mini.export import export_dit
 from diffclf.mini.latents import SCHEDULE, LatentBatch, cached_latents, draw_batch
+from diffclf.mini.scenes import draw_scenes
 from diffclf.mini.training import Job, Plan, train
 from diffclf.paths import data_dir
 from diffclf.schedule import variational_terms
@@ -60,14 +61,11 @@ def hybrid_loss(dit: DiTTransformer2DModel, batch: LatentBatch) -> torch.Tensor:
     return (batch.eps - eps_hat).square().mean() + bits.mean()
 
 
-def train_mini_dit(job: Job) -> None:
-    """Train the transformer on single scenes, half of them mirrored; export it with the autoencoder of mini-sd."""
+def train_mini_dit(job: Job, shortcut: bool = False) -> None:
+    """Train the transformer on single scenes of one of the two worlds; export it with the autoencoder of mini-sd."""
     photos, labels = load_photos("train", job.photo_folder)
     vae = load_autoencoder(data_dir() / "models" / "mini-sd")
-    n_scenes = int(N_SCENES * job.scale)
-    rng = np.random.default_rng([job.seed, 5])
-    scenes = sample_scenes(labels, n_scenes, 0, rng=rng)
-    flip = rng.random(n_scenes) < 0.5
+    scenes, flip = draw_scenes(labels, int(N_SCENES * job.scale), job.seed, shortcut)
     latents = cached_latents(vae, scenes, photos, job.work / "latents.pt", flip)
 
     def conditions(index: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor]:

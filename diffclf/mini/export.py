@@ -10,13 +10,13 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, PreTrainedModel, ViTImageProcessorPil
 
 from diffclf.files import write_json
 from diffclf.mini.latents import build_scheduler
 from diffclf.mini.tokenizer import build_tokenizer
 
-__all__ = ["export_dit", "export_stable_diffusion", "export_version"]
+__all__ = ["export_classifier", "export_dit", "export_stable_diffusion", "export_version"]
 
 
 def _save_text_encoder(text_encoder: CLIPTextModel, folder: Path) -> None:
@@ -61,3 +61,10 @@ def export_dit(vae: AutoencoderKL, transformer: DiTTransformer2DModel, labels: S
     index = folder / "model_index.json"
     names = {str(number): label for number, label in enumerate(labels)}
     write_json(index, json.loads(index.read_text()) | {"id2label": names})  # save_pretrained loses the names
+
+
+def export_classifier(network: PreTrainedModel, folder: Path) -> None:
+    """Write a copy of a discriminative network in half precision, and its preprocessing, in transformers' format."""
+    copy.deepcopy(network).half().save_pretrained(folder)
+    size = network.config.image_size if hasattr(network.config, "image_size") else 32
+    ViTImageProcessorPil(size={"height": size, "width": size}).save_pretrained(folder)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffclf.baselines.supervised import SupervisedClassifier
 from diffclf.datasets import ImageSet, load_dataset
 from diffclf.datasets.embedded import CAPTION_SETS
 from diffclf.datasets.world import held_out_mask
@@ -24,11 +25,19 @@ from diffclf.search import ErrorSource, compute_errors, search
 from diffclf.stats import proportion
 from diffclf.trials import TrialList, uniform
 
-__all__ = ["measure"]
+__all__ = ["measure", "measure_network"]
 
 N_TRIALS = 100
 STAGED_SIXTY = Staged(trials=(8, 20, 100), keep=(12, 4, 1), grid="nested")
 """For sixty classes: at most 944 evaluations an image instead of 6000."""
+ITEM_TASKS = {"item": "mini-items", "own colour": "mini-own-colour", "other colour": "mini-other-colour"}
+"""Tasks of ten classes and their data sets; those of colours are for models that were trained with a shortcut."""
+
+
+def _item_tasks(name: str) -> dict[str, str]:
+    """Return the tasks of ten classes of a model: its name says whether it was trained with a shortcut."""
+    shortcut = Path(name).name.startswith("shortcut-")
+    return {task: dataset for task, dataset in ITEM_TASKS.items() if (task == "item") != shortcut}
 
 
 def _accuracy(hits: NDArray[np.bool_], **parts: NDArray[np.bool_]) -> dict:
@@ -68,9 +77,9 @@ def _predict(model: DiffusionModel, data: ImageSet, strategy: Strategy) -> NDArr
     return np.array([table.scores().argmax() for table in search(source, data.images, strategy, desc=data.name)])
 
 
-def _items(model: DiffusionModel, n_images: int) -> dict:
+def _items(model: DiffusionModel, n_images: int, dataset: str) -> dict:
     """Return the accuracy among the ten items and the confusion matrix [true][predicted]."""
-    data = load_dataset("mini-items", "test", n_images)
+    data = load_dataset(dataset, "test", n_images)
     predicted = _predict(model, data, Exhaustive(N_TRIALS))
     confusion = np.zeros((len(data.classnames),) * 2, dtype=int)
     np.add.at(confusion, (data.labels, predicted), 1)
@@ -96,7 +105,8 @@ def measure(model: DiffusionModel, path: Path, n_images: int = 1000, n_exhaustiv
     results = json.loads(path.read_text()) if path.is_file() else {}
     if results.get("fingerprint") != model.fingerprint:
         results = {"fingerprint": model.fingerprint, "n_trials": N_TRIALS}
-    tasks = {"reconstruction": _reconstruction, "item": _items}
+    tasks = {"reconstruction": _reconstruction}
+    tasks |= {task: partial(_items, dataset=dataset) for task, dataset in _item_tasks(model.name).items()}
     if model.labels is None:
         tasks |= {name.removeprefix("mini-"): partial(_captions, name=name) for name in CAPTION_SETS}
         tasks["coloured item, staged"] = partial(_coloured_items, strategy=STAGED_SIXTY)
@@ -107,4 +117,14 @@ def measure(model: DiffusionModel, path: Path, n_images: int = 1000, n_exhaustiv
             results[name] = task(model, n) | {"asked": n}
             write_json(path, results)
             print(name, {key: value for key, value in results[name].items() if key != "confusion"}, flush=True)
+    return results
+
+
+def measure_network(network: SupervisedClassifier, path: Path, n_images: int = 2000) -> dict:
+    """Measure a discriminative network on test images of its tasks; write the results to a JSON file, return them."""
+    results = {}
+    for task, dataset in _item_tasks(network.name).items():
+        data = load_dataset(dataset, "test", n_images)
+        results[task] = _accuracy(network.predict(data) == data.labels)
+    write_json(path, results)
     return results

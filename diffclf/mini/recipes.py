@@ -1,12 +1,15 @@
 """The recipes of all embedded models by name."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL.Image import Image
 
 from diffclf.mini import dit, sd
+from diffclf.mini.supervised import NETWORKS, train_supervised
 from diffclf.mini.training import Job
 
 __all__ = ["RECIPES", "Recipe"]
@@ -17,16 +20,27 @@ class Recipe(NamedTuple):
 
     Attributes:
         train: trains and exports it.
-        draw_samples: folder of the model -> samples, in rows of ten.
+        draw_samples: folder of the model -> samples, in rows of ten; None: the model generates nothing.
         hours: that the training takes on one thread of a CPU, about.
     """
 
     train: Callable[[Job], None]
-    draw_samples: Callable[[Path], list[Image]]
+    draw_samples: Callable[[Path], list[Image]] | None
     hours: float
+
+
+def _train_shortcut_dit(job: Job, seed: int) -> None:
+    """Train a mini-dit in the world with a shortcut; the seed is that of its scenes, weights and batches."""
+    job = replace(job, seed=job.seed + seed, n_samples=job.n_samples or 1_000_000)
+    dit.train_mini_dit(job, shortcut=True)
 
 
 RECIPES = {
     "mini-sd": Recipe(sd.train_mini_sd, sd.draw_samples, hours=1.2),
     "mini-dit": Recipe(dit.train_mini_dit, dit.draw_samples, hours=1.6),
+    **{
+        f"shortcut-dit-{seed}": Recipe(partial(_train_shortcut_dit, seed=seed), dit.draw_samples, hours=0.8)
+        for seed in (1, 2, 3)
+    },
+    **{name: Recipe(partial(train_supervised, network=network), None, hours=0.2) for name, network in NETWORKS.items()},
 }

@@ -3,8 +3,8 @@
     x0 = (mean of q(z | image) - shift) * scaling / std
 
 with the factors of the autoencoder's configuration: `shift_factor` and `scaling_factor`, or `latents_mean` and
-`latents_std` per channel in autoencoders that have them. x0 is the mean, not a draw: the classifier compares prompts on the
-same x0, and the draw's variance would be noise that no trial averages out.
+`latents_std` per channel in autoencoders that have them. x0 is the mean, not a draw: the classifier compares prompts on
+the same x0, and the draw's variance would be noise that no trial averages out.
 
 The autoencoder always runs in float32: some published autoencoders overflow in half precision, and its speed does not
 matter, since it runs once per image.

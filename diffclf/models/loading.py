@@ -22,7 +22,7 @@ from diffclf.models.latent import noise_schedule
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
 from diffclf.paths import data_dir
 
-__all__ = ["built_in_models", "load_model"]
+__all__ = ["built_in_models", "load_model", "quiet"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 VERSIONED = ("unet", "text_encoder")  # the parts that a version along the training has of its own
@@ -63,7 +63,7 @@ def load_model(
         layout.check_files(part, part_folder, name)
     calibration = (version or folder) / layout.CALIBRATION
     stored = layout.read_object(calibration, name) if calibration.is_file() else None
-    with _quiet():
+    with quiet():
         parts = _read_parts(classes, folders, name, device, dtype)
         with _explained(f"{name} cannot be put together as a {model_class.kind}", folder):
             pipeline_class = getattr(import_module("diffusers"), model_class.kind)
@@ -132,7 +132,7 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers and diffusers while a model is loaded; what matters is checked here and raised as errors."""
     with ExitStack() as restore:
         for library in ("transformers", "diffusers"):  # in this order, since importing diffusers makes the first log

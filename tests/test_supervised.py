@@ -1,0 +1,143 @@
+"""Discriminative networks: their training scenes, their recipe, and the classifier that the notebooks load."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_training import run_recipe
+from transformers import AutoModelForImageClassification
+
+from diffclf.baselines.supervised import load_supervised
+from diffclf.datasets import load_dataset
+from diffclf.datasets.imageset import ImageSet
+from diffclf.datasets.world import ITEMS, held_out_mask, own_colour_mask, sample_scenes
+from diffclf.images import load_images, to_pixels
+from diffclf.mini.card import card_text, write_card
+from diffclf.mini.export import export_classifier
+from diffclf.mini.measure import measure_network
+from diffclf.mini.scenes import draw_scenes
+from diffclf.mini.supervised import NETWORKS, build_resnet, build_vit
+from diffclf.models.protocol import ModelError
+from diffclf.paths import data_dir
+
+LABELS = np.arange(5000) % 10
+SHIPPED = sorted(path.parent.name for path in (data_dir() / "models").glob("*/config.json"))
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    """A random ResNet in a folder of transformers' layout, read back."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("resnet")
+    export_classifier(build_resnet((8, 16)), folder)
+    return load_supervised(folder)
+
+
+def test_scenes_of_the_plain_world_are_those_of_the_world():
+    scenes, flip = draw_scenes(LABELS, 4000, 3, shortcut=False)
+    assert (scenes == sample_scenes(LABELS, 4000, 0, rng=np.random.default_rng([3, 5]))).all()
+    assert 0.46 < flip.mean() < 0.54
+    assert not held_out_mask()[scenes["colour"][:, 0], scenes["item"][:, 0]].any()
+
+
+def test_an_item_has_its_own_colour_in_95_of_100_scenes_of_the_world_with_a_shortcut():
+    scenes, flip = draw_scenes(LABELS, 20_000, 3, shortcut=True)
+    plain, plain_flip = draw_scenes(LABELS, 20_000, 3, shortcut=False)
+    assert (scenes["photo"] == plain["photo"]).all() and (flip == plain_flip).all()
+    colour, item = scenes["colour"][:, 0], scenes["item"][:, 0]
+    own = own_colour_mask()[colour, item]
+    assert 0.945 < own.mean() < 0.955 and (scenes["colour"][:, 1] == colour).all()
+    counts = np.zeros((6, 10))
+    np.add.at(counts, (colour[~own], item[~own]), 1)
+    assert ((counts > 0) == ~own_colour_mask()).all(), "every other colour occurs with every item"
+
+
+def test_own_colours_are_one_per_item_and_differ_among_similar_items():
+    mask = own_colour_mask()
+    assert (mask.sum(axis=0) == 1).all() and mask.any(axis=1).all()
+    own = dict(zip(ITEMS, mask.argmax(axis=0), strict=True))
+    for similar in (("t-shirt", "pullover", "dress", "coat", "shirt"), ("sandal", "sneaker", "boot")):
+        assert len({own[item] for item in similar}) == len(similar)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if not name.startswith("shortcut")])
+def test_every_network_is_small(name):
+    assert sum(weights.numel() for weights in NETWORKS[name].build().parameters()) < 400_000
+
+
+def test_a_filter_has_the_architecture_of_an_evaluated_network_and_another_seed():
+    for filter, evaluated in (("filter-resnet", "mini-resnet-m"), ("filter-vit", "mini-vit-m-8")):
+        assert NETWORKS[filter].build is NETWORKS[evaluated].build and NETWORKS[filter].seed != NETWORKS[evaluated].seed
+
+
+def test_a_network_is_trained_exported_measured_and_has_a_card(tmp_path):
+    folder = run_recipe("shortcut-resnet-m-2", tmp_path, "--samples", 12_800)
+    found = measure_network(load_supervised(folder), folder / "measures.json", n_images=10)
+    assert set(found) == {"own colour", "other colour"} and found["own colour"]["n"] == 10
+    write_card(folder)
+    card = (folder / "README.md").read_text()
+    assert "12,800 samples in" in card and "seed 2" in card and "red t-shirt" in card and "| own colour |" in card
+
+
+@pytest.mark.parametrize("build", [build_resnet, build_vit], ids=["ResNet", "ViT"])
+def test_logits_are_those_of_transformers_on_pixels_of_minus_one_to_one(tmp_path, build):
+    export_classifier(build((8, 16)) if build is build_resnet else build(8, 16, 1), tmp_path)
+    network = load_supervised(tmp_path)
+    images = load_dataset("mini-items", n_images=7).images
+    pixels = torch.stack([to_pixels(image, 32) for image in load_images(images)])
+    with torch.inference_mode():
+        expected = AutoModelForImageClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()(pixels).logits
+    np.testing.assert_allclose(network.logits(images, batch_size=3), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(network(pixels[2]), expected[2], rtol=1e-4, atol=1e-5)
+    assert network.labels == ITEMS and network.family == {build_resnet: "ResNet", build_vit: "ViT"}[build]
+
+
+def test_probabilities_are_the_softmax_over_the_classes_of_the_data_set(resnet):
+    images = [np.full((32, 32, 3), value, dtype=np.uint8) for value in (0, 90, 255)]
+    names = ("boot", "dress", "shirt")
+    data = ImageSet("three", images, np.zeros(3, dtype=np.int64), names, {}, np.arange(3))
+    logits = resnet.logits(images)[:, [9, 3, 6]].astype(float)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(resnet.probabilities(data), expected)
+    assert (resnet.predict(data) == logits.argmax(axis=1)).all()
+
+
+def test_images_of_any_size_and_kind(resnet):
+    grey, large = Image.new("L", (40, 20), 128), Image.new("RGB", (64, 64), (128, 128, 128))
+    np.testing.assert_allclose(resnet.logits([grey])[0], resnet.logits([large])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_version_along_the_training_and_errors(tmp_path, monkeypatch, resnet):
+    base = tmp_path / "models" / "a-net"
+    shutil.copytree(resnet.name, base)
+    torch.manual_seed(5)
+    export_classifier(build_resnet((8, 16)), base / "versions" / "1")
+    monkeypatch.setenv("DIFFCLF_DATA", str(tmp_path))
+    image = [np.full((32, 32, 3), 100, dtype=np.uint8)]
+    assert np.allclose(load_supervised("a-net").logits(image), resnet.logits(image))
+    assert not np.allclose(load_supervised("a-net@1").logits(image), resnet.logits(image))
+    with pytest.raises(ModelError, match="no version '7' of a-net; versions: 1"):
+        load_supervised("a-net@7")
+    with pytest.raises(ModelError, match=r"no network 'b-net': not built in \(a-net\)"):
+        load_supervised("b-net")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"hidden_sizes": [8, 16, 24], "depths": [1, 1, 1]}))
+    with pytest.raises(ModelError, match="lacks .* of its weights|cannot be read"):
+        load_supervised("a-net")
+    (base / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ModelError, match="must be one of ResNet, ViT, got bert"):
+        load_supervised("a-net")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_card_of_a_network_is_current_and_its_accuracy_is_measured_again(name):
+    folder = data_dir() / "models" / name
+    assert (folder / "README.md").read_text(encoding="utf-8") == card_text(folder)
+    if not name.startswith("shortcut"):
+        data, stored = load_dataset("mini-items", n_images=2000), json.loads((folder / "measures.json").read_text())
+        assert (load_supervised(name).predict(data) == data.labels).mean() == pytest.approx(
+            stored["item"]["accuracy"], abs=0.002
+        )
