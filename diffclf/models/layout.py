@@ -7,6 +7,8 @@ cache: the files that a classifier reads, in the main variant (a repository may 
 
 import json
 import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +64,24 @@ def check_files(part: str, folder: Path, name: str) -> None:
     if not folder.is_dir():
         raise ModelError(f"{name} has no {part}: {folder} is missing")
     found = sorted(path.name for path in folder.iterdir())
-    if part not in WITHOUT_WEIGHTS and not any(file.endswith(".safetensors") for file in found):
-        raise ModelError(f"{part} of {name} must have weights in a safetensors file, got {found} (in {folder})")
+    _check_weights(part, found, f"{name} (in {folder})", repr(str(folder.parent)))
+
+
+def _check_weights(part: str, files: Sequence[str], where: str, pipeline: str) -> None:
+    """Raise ModelError unless one of a part's files is a safetensors file; `pipeline`: arguments to load it by.
+
+    Pickles run code when they are read, so the conversion is left to the user.
+    """
+    if part in WITHOUT_WEIGHTS or any(file.endswith(".safetensors") for file in files):
+        return
+    advice = ""
+    if any(file.endswith(".bin") for file in files):
+        advice = f""". If you trust its author (a .bin file can run code), convert it:
+    pipeline = diffusers.DiffusionPipeline.from_pretrained({pipeline}, use_safetensors=False)
+    pipeline.save_pretrained("FOLDER", safe_serialization=True)
+Then copy the model's {INDEX} over FOLDER/{INDEX}, because save_pretrained loses the names of the classes, and give \
+FOLDER as the model"""
+    raise ModelError(f"{part} of {where} must have weights in a safetensors file, got {list(files)}{advice}")
 
 
 def hub_folder(name: str) -> Path:
@@ -75,6 +93,7 @@ def hub_folder(name: str) -> Path:
     at = {"repo_id": repository, "revision": revision or None}
     try:
         parts = check_kind(read_object(Path(hf_hub_download(filename=INDEX, **at)), name), name).parts
+        _check_hub_files(parts, name)
         needed = [INDEX, CALIBRATION, *(f"{part}/*{ending}" for part in parts for ending in ENDINGS)]
         return Path(snapshot_download(**at, allow_patterns=needed, ignore_patterns=OTHER_VARIANTS))
     except ModelError:
@@ -96,6 +115,21 @@ def hub_folder(name: str) -> Path:
             f"no model {name!r} here: no such directory, not (or not all of it) in the cache {constants.HF_HUB_CACHE}, "
             f"and {why}"
         ) from error
+
+
+def _check_hub_files(parts: Iterable[str], name: str) -> None:
+    """Raise ModelError if a part has no weights in a safetensors file on the hub; offline there is no check."""
+    from huggingface_hub import model_info
+
+    repository, _, revision = name.partition("@")
+    try:
+        found = [file.rfilename for file in model_info(repository, revision=revision or None, timeout=10).siblings]
+    except Exception:  # the download, which comes next, finds the files in the cache or says what is wrong
+        return
+    pipeline = f"{repository!r}, revision={revision!r}" if revision else repr(repository)
+    for part in parts:
+        files = [file.partition("/")[2] for file in found if file.startswith(f"{part}/")]
+        _check_weights(part, [file for file in files if not fnmatch(file, OTHER_VARIANTS)], f"{name} (hub)", pipeline)
 
 
 def first_line(error: BaseException) -> str:

@@ -38,7 +38,8 @@ def _one_output_each(cell: NotebookNode) -> list[NotebookNode]:
     A picture gets the description that came with it: Sphinx takes the description from the cell.
     """
     outputs, cells = cell.outputs, [cell]
-    cells += [nbformat.v4.new_code_cell("", metadata={"tags": ["remove-input"]}) for _ in outputs[1:]]
+    # The text of a cell without code: MyST-NB leaves out a cell that has none, and its output.
+    cells += [nbformat.v4.new_code_cell("...", metadata={"tags": ["remove-input"]}) for _ in outputs[1:]]
     for part, output in zip(cells, outputs, strict=False):  # a cell without outputs stays as it is
         part.outputs = [output]
         if "image/png" in output.get("data", {}):

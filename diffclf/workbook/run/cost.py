@@ -1,6 +1,6 @@
 """What a run will cost, before it starts: denoiser evaluations, time, downloads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from math import isnan, nan
@@ -19,6 +19,12 @@ from diffclf.workbook.run.plan import Job
 
 __all__ = ["cost_report", "downloads", "evaluations"]
 
+KINDS = dict.fromkeys(
+    ("model", "class_model", "networks", "filters", "twins", "checkpoints", "filter_network"), "model"
+)
+KINDS |= dict.fromkeys(("dataset", "class_dataset", "sets", "more_tasks", "shifted"), "dataset")
+"""Settings that name models or data sets: one name, a list, a mapping to names, or one from names to their sizes."""
+
 
 def evaluations(job: Job) -> int:
     """Return the denoiser evaluations of a notebook, computed by its module diffclf.experiments.eNN_name.
@@ -34,19 +40,32 @@ def evaluations(job: Job) -> int:
 
 def _local(kind: str, name: str) -> str | None:
     """Return the name or folder from which a model or data set is read without a network; None: there is none."""
-    if name.startswith("mini-") or Path(name).is_dir() or (data_dir() / "models" / name).is_dir():
+    repository, _, revision = name.partition("@")
+    if name.startswith("mini-") or Path(name).is_dir() or (data_dir() / "models" / repository).is_dir():
         return name
     try:
-        return snapshot_download(HUB[name].repo if name in HUB else name, repo_type=kind, local_files_only=True)
+        repository = HUB[name].repo if name in HUB else repository
+        return snapshot_download(repository, repo_type=kind, revision=revision or None, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
 
 
+def _names(job: Job) -> list[tuple[str, str]]:
+    """Return (kind, name) of the models and data sets in a notebook's settings."""
+    found = []
+    for setting in (name for name in KINDS if name in job.settings):
+        value = job.settings[setting]
+        several = [value] if isinstance(value, str) else value
+        if isinstance(value, Mapping):
+            several = [size_or_name if isinstance(size_or_name, str) else name for name, size_or_name in value.items()]
+        found += [(KINDS[setting], name) for name in several]
+    return found
+
+
 def downloads(job: Job) -> dict[str, str]:
-    """Return the model and the data set that a notebook will fetch: name -> name, size and source where known."""
+    """Return the models and data sets that a notebook will fetch: name -> name, size and source where known."""
     found = {}
-    for kind in ("model", "dataset"):
-        name = job.settings[kind]
+    for kind, name in _names(job):
         if _local(kind, name) is None:
             size = job.settings.get("download_gb", {}).get(name)
             facts = [f"about {size} GB"] if size else []

@@ -1,0 +1,162 @@
+"""Who answers on which images: a class-conditional model and networks, on test images, shifted sets and corrupted ones.
+
+A shifted set has a letter: V2, A or O. In distribution are the test images of the set's classes, among these classes.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffclf.bank import ErrorBank
+from diffclf.baselines.supervised import SupervisedClassifier, load_supervised
+from diffclf.datasets.imageset import ImageSet
+from diffclf.datasets.shifts import adversarial, corrupt
+from diffclf.experiments.e09_supervised import Field, whole_field
+from diffclf.experiments.tasks import run_task
+from diffclf.models.protocol import DiffusionModel
+from diffclf.pruning import Strategy
+
+__all__ = [
+    "Judges",
+    "answer_all",
+    "corrupted",
+    "first_images",
+    "left_by",
+    "load_networks",
+    "restricted",
+    "shifted_sets",
+    "short",
+]
+
+
+def short(name: str) -> str:
+    """Return a name without the owner and the revision of a hub id, but with a version along the training."""
+    base, _, version = name.partition("@")
+    return base.rpartition("/")[2] + (f"@{version}" if version.isdigit() else "")
+
+
+@dataclass(frozen=True)
+class Judges:
+    """A class-conditional model and networks, all of which answer on the same images.
+
+    Attributes:
+        dit: the class-conditional model.
+        bank: (model, prompts, trials, losses, seed) -> its errors, as `Workbook.bank`.
+        networks: name -> network.
+        strategy: how the model classifies.
+        seeds: of the model's noise.
+    """
+
+    dit: DiffusionModel
+    bank: Callable[..., ErrorBank]
+    networks: Mapping[str, SupervisedClassifier]
+    strategy: Strategy
+    seeds: Sequence[int] = (0,)
+
+    @property
+    def name(self) -> str:
+        """Name of the class-conditional model."""
+        return short(self.dit.name)
+
+    def networks_on(self, data: ImageSet) -> Field:
+        """Return the answers of the networks."""
+        chosen = {name: network.predict(data) for name, network in self.networks.items()}
+        return Field(data.labels, data.groups, chosen)
+
+    def on(self, data: ImageSet, n_images: int = 0) -> Field:
+        """Return everybody's answers on the first images (0: on all), once for each seed."""
+        data = first_images(data, n_images or len(data))
+        prompts, trials = data.prompts_for(self.dit), self.strategy.trial_list(len(self.dit.schedule))
+        banks = [self.bank(self.dit, prompts, trials, losses=("l2",), seed=seed) for seed in self.seeds]
+        runs = [run_task(bank, data, self.strategy, data.name) for bank in banks]
+        return whole_field(self.name, runs, self.networks_on(data))
+
+
+def load_networks(names: Iterable[str]) -> dict[str, SupervisedClassifier]:
+    """Return networks by their short names."""
+    return {short(name): load_supervised(name) for name in names}
+
+
+class _Picked(Sequence):
+    """Some images of a sequence; the sequence may make each of them on demand."""
+
+    def __init__(self, images: Sequence, positions: NDArray) -> None:
+        self.images, self.positions = images, positions.tolist()
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, place: int) -> Any:  # noqa: ANN401 (an image of any kind)
+        return self.images[self.positions[place]]
+
+
+def _pick(data: ImageSet, kept: NDArray) -> ImageSet:
+    """Return the images of a set at some positions."""
+    return replace(data, images=_Picked(data.images, kept), labels=data.labels[kept], groups=data.groups[kept])
+
+
+def first_images(data: ImageSet, n: int) -> ImageSet:
+    """Return the first n images of a set, or all of them if there are fewer."""
+    return _pick(data, np.arange(min(n, len(data))))
+
+
+def restricted(data: ImageSet, other: ImageSet) -> ImageSet:
+    """Return the images whose class is one of another set's, with the other set's classes only.
+
+    The classes of a set are its `indices`, or its class names if it has none.
+    """
+    own, wanted = (list(each.indices or each.classnames) for each in (data, other))
+    if own == wanted:
+        return data
+    place = np.array([wanted.index(entry) if entry in wanted else -1 for entry in own])[data.labels]
+    kept = np.flatnonzero(place >= 0)
+    classes = {"classnames": other.classnames, "prompts": other.prompts, "indices": other.indices}
+    return replace(_pick(data, kept), labels=place[kept], **classes)
+
+
+def left_by(network: SupervisedClassifier, pool: ImageSet, threshold: float = 0.15) -> ImageSet:
+    """Return the images of a pool that a filter leaves; see `diffclf.datasets.shifts.adversarial`."""
+    return adversarial(pool, network.probabilities(pool), threshold)
+
+
+def shifted_sets(
+    names: Mapping[str, str],
+    filters: Mapping[str, str],
+    left: Mapping[str, ImageSet],
+    load: Callable[..., ImageSet],
+) -> dict[str, ImageSet]:
+    """Return the shifted sets by letter.
+
+    Args:
+        names: letter -> data set, or the filter that leaves the set.
+        filters: family -> filter.
+        left: family -> what the filter leaves.
+        load: (name=...) -> data set, as `Workbook.dataset`.
+    """
+    made = {name: left[family] for family, name in filters.items()}
+    return {letter: made[name] if name in made else load(name=name) for letter, name in names.items()}
+
+
+def answer_all(
+    judges: Judges, test: ImageSet, shifted: Mapping[str, ImageSet], n_images: int
+) -> tuple[Field, dict[str, Field], dict[str, Field]]:
+    """Return the answers on the test images, and by letter those in distribution and on n_images of a shifted set.
+
+    In distribution are the test images of the shifted set's classes, among these classes.
+    """
+    whole, references = judges.on(test), {}
+    for letter, data in shifted.items():
+        part = restricted(test, data)
+        references[letter] = whole if part is test else judges.on(part)
+    return whole, references, {letter: judges.on(data, n_images) for letter, data in shifted.items()}
+
+
+def corrupted(
+    judges: Judges, data: ImageSet, corruptions: Sequence[str], severities: Sequence[int]
+) -> dict[tuple[str, int], Field]:
+    """Return the answers on images with each corruption at each severity, and as they are: ("", 0)."""
+    sets = {(name, severity): corrupt(data, name, severity) for name in corruptions for severity in severities}
+    return {key: judges.on(changed) for key, changed in ({("", 0): data} | sets).items()}
