@@ -212,6 +212,16 @@ def test_long_prompt_is_cut_with_a_warning_that_names_it(tiny_sd, pipeline, capl
     torch.testing.assert_close(cond.tensors["hidden_states"], expected)
 
 
+@pytest.mark.parametrize("other", ["A  Photo of a BAG", "a photo of a bag "])
+def test_prompts_that_are_the_same_to_the_model_are_refused(tiny_sd, other):
+    with pytest.raises(ValueError, match=f"these are the same: 'a photo of a bag' and {other!r}"):
+        tiny_sd.encode_prompts(["a photo of a bag", "a boot", other])
+    long = "a photo of the red sneaker to the left of the blue bag to the right of the "
+    with pytest.raises(ValueError, match="differ in the first 16 tokens"):
+        tiny_sd.encode_prompts([f"{long}coat", f"{long}dress"])
+    assert len(tiny_sd.encode_prompts(["a boot", "a boot"])) == 2
+
+
 def test_prompts_of_the_wrong_kind_are_refused(tiny_sd, tiny_dit):
     for model in (tiny_sd, tiny_dit):
         for prompts in ("a bag", 3, None):

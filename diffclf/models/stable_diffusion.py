@@ -67,9 +67,14 @@ class StableDiffusionModel(LatentDiffusionModel):
         for prompt in prompts:
             if not isinstance(prompt, str):
                 raise TypeError(f"a prompt of {self.name} must be a string, got {prompt!r}")
+        seen: dict[tuple[int, ...], str] = {}
         for prompt, ids in zip(prompts, self.tokenizer(prompts, verbose=False).input_ids, strict=True):
             if len(ids) > length:
                 logger.warning("prompt has %d tokens; %s uses the first %d: %r", len(ids), self.name, length, prompt)
+            other = seen.setdefault(tuple(ids[: length - 1]), prompt)
+            if other != prompt:
+                message = f"prompts must differ in the first {length} tokens, case and blanks aside"
+                raise ValueError(f"{message}; for {self.name} these are the same: {other!r} and {prompt!r}")
         parts = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
         return Conditioning({"hidden_states": torch.cat([self._hidden_states(part) for part in parts])})
 
