@@ -267,6 +267,13 @@ def test_missing_parts_and_weights_in_pickle_files(sd_path, data):
         load_model("mini-sd@2")
 
 
+@pytest.mark.parametrize("weights", [{"a": "model.safetensors", "b": "x.bin"}, "x.bin", None])
+def test_an_index_may_not_name_other_files_than_safetensors(sd_path, weights):
+    (sd_path / "text_encoder" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    with pytest.raises(ModelError, match="model.safetensors.index.json of .* must name safetensors files only, got"):
+        load_model(sd_path)
+
+
 def test_the_advice_for_pickle_files_converts_the_model(tiny_dit, tiny_dit_folder, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(tiny_dit_folder, tmp_path / "dit"))
     pipeline = diffusers.DiTPipeline.from_pretrained(tiny_dit_folder)

@@ -65,6 +65,11 @@ def check_files(part: str, folder: Path, name: str) -> None:
         raise ModelError(f"{name} has no {part}: {folder} is missing")
     found = sorted(path.name for path in folder.iterdir())
     _check_weights(part, found, f"{name} (in {folder})", repr(str(folder.parent)))
+    for index in folder.glob("*.safetensors.index.json"):
+        weights = read_object(index, name).get("weight_map")
+        shards = set(weights.values()) if isinstance(weights, dict) else {weights}
+        if other := sorted(str(shard) for shard in shards if not str(shard).endswith(".safetensors")):
+            raise ModelError(f"{index.name} of {name} must name safetensors files only, got {', '.join(other)}")
 
 
 def _check_weights(part: str, files: Sequence[str], where: str, pipeline: str) -> None:
