@@ -6,6 +6,7 @@ The classifier works with scikit-learn's tools (`clone`, `cross_val_score`, `Gri
 import inspect
 import os
 from collections.abc import Iterator
+from math import inf
 from numbers import Integral
 from typing import Any, Self
 
@@ -64,8 +65,8 @@ class DiffusionClassifier:
         _check_types(model, pruning, seed)
         queries, self._classnames = resolve_prompts(prompts, model.labels)
         check_losses([loss], model.learns_variance)
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if not 0 < temperature < inf:
+            raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
         self.strategy_ = (pruning or Racing()).prepare(model, self._classnames)
         self.strategy_.evaluations(len(queries), len(model.schedule))  # raises for a budget that is too small
         more = self.strategy_.more_prompts()
@@ -161,6 +162,8 @@ def _check_types(model: object, pruning: object, seed: object) -> None:
     """Raise TypeError for what is easily passed by mistake."""
     if isinstance(model, str | os.PathLike):
         raise TypeError(f"model must be a loaded model, load_model({os.fspath(model)!r}), got only its name")
+    if not isinstance(model, DiffusionModel):
+        raise TypeError(f"model must be what load_model(name or folder) returns, got {type(model).__name__}")
     if pruning is not None and not isinstance(pruning, Strategy):
         raise TypeError(f"pruning must be a strategy, like Racing(...) or Staged(...), or None, got {pruning!r}")
     if not isinstance(seed, Integral):

@@ -6,12 +6,14 @@ Source: Li et al. 2023, Appendix (implementation details); rounding of the long 
 Resize and CenterCrop have it.
 """
 
+import io
 import os
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -19,13 +21,13 @@ from PIL import Image, ImageOps
 
 __all__ = ["ImageError", "ImageLike", "list_images", "load_image", "load_images", "to_pixels"]
 
-ImageLike = Image.Image | str | os.PathLike | np.ndarray | torch.Tensor
+ImageLike = Image.Image | str | os.PathLike | bytes | BinaryIO | np.ndarray | torch.Tensor
 """What one image may be; an array or a tensor with one axis more holds several."""
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _CHANNELS = (1, 3, 4)
 _LONGEST = 16
-_ACCEPTED = "a PIL image, a path, a numpy array or a torch tensor"
+_ACCEPTED = "a PIL image, a path, an image file as bytes, a numpy array or a torch tensor"
 
 
 class ImageError(ValueError):
@@ -40,7 +42,7 @@ def list_images(images: ImageLike | Iterable[ImageLike]) -> list[tuple[ImageLike
     """
     holds_objects = isinstance(images, np.ndarray) and images.dtype.kind in "OU"  # paths or pictures
     lone_array = isinstance(images, np.ndarray | torch.Tensor) and not holds_objects and images.ndim != 4
-    if lone_array or isinstance(images, Image.Image | str | os.PathLike):
+    if lone_array or isinstance(images, Image.Image | str | os.PathLike | bytes | io.IOBase):
         items, names = [images], [_name(images, "image")]
     elif isinstance(images, Iterable):
         lazy = isinstance(images, Sequence) and not isinstance(images, list | tuple)  # a column of a hub data set
@@ -62,9 +64,10 @@ def load_images(images: ImageLike | Iterable[ImageLike]) -> list[Image.Image]:
     EXIF rotation is applied, transparent parts show white, grey becomes RGB, 16-bit grey is scaled to 8 bits.
 
     Args:
-        images: a PIL image, a path, a numpy array (H, W), (H, W, C) or (n, H, W, C), a torch tensor (H, W), (C, H, W)
-            or (n, C, H, W), or an iterable of single images of any of these kinds. C is 1, 3 or 4 (with alpha); arrays
-            and tensors are uint8, or floating point in [0, 1] (rounded to 8 bits).
+        images: a PIL image, a path, the bytes of an image file or an open one, a numpy array (H, W), (H, W, C) or
+            (n, H, W, C), a torch tensor (H, W), (C, H, W) or (n, C, H, W), or an iterable of single images of any of
+            these kinds. C is 1, 3 or 4 (with alpha); arrays and tensors are uint8, uint16 (scaled to 8 bits), bool
+            (black and white), or floating point in [0, 1] (rounded to 8 bits).
 
     Raises:
         ImageError: no image at all; a file that Pillow cannot read as one image, or of more pixels than its limit; an
@@ -80,6 +83,8 @@ def load_image(item: ImageLike, name: str) -> Image.Image:
         item = item()
     if isinstance(item, str | os.PathLike):
         return _load_file(Path(item), name)
+    if isinstance(item, bytes | io.IOBase):
+        return _load_file(io.BytesIO(item) if isinstance(item, bytes) else item, name)
     if isinstance(item, Image.Image):
         return _decode(item, name)
     if isinstance(item, torch.Tensor):
@@ -126,11 +131,11 @@ def _name(item: object, otherwise: str) -> str:
     return str(item) if isinstance(item, str | os.PathLike) else otherwise
 
 
-def _load_file(path: Path, name: str) -> Image.Image:
-    """Return the image in a file as RGB."""
-    if path.is_dir():
+def _load_file(path: Path | BinaryIO, name: str) -> Image.Image:
+    """Return the image in a file, given by its path or open, as RGB."""
+    if isinstance(path, Path) and path.is_dir():
         raise ImageError(f"{name} is a folder, expected an image file")
-    if path.is_file() and path.stat().st_size == 0:
+    if isinstance(path, Path) and path.is_file() and path.stat().st_size == 0:
         raise ImageError(f"{name} is empty (0 bytes), expected an image file")
     try:
         with warnings.catch_warnings():
@@ -171,13 +176,18 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ImageError(f"{name}: 16-bit values must lie in [0, 65535], got {values.min()} to {values.max()}")
-        return _from_array(((values + 128) // 257).astype(np.uint8), name)
+        return _from_array(_to_eight_bits(values), name)
     if image.mode == "F":
         return _from_array(np.asarray(image), name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_eight_bits(values: np.ndarray) -> np.ndarray:
+    """Return values in 0..65535 as uint8, rounded."""
+    return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
 
 
 def _from_array(values: np.ndarray, name: str) -> Image.Image:
@@ -189,8 +199,12 @@ def _from_array(values: np.ndarray, name: str) -> Image.Image:
         if not (low >= 0 and high <= 1):  # written so that NaN fails
             raise ImageError(f"{name}: floating-point values must lie in [0, 1], got {low:g} to {high:g}")
         values = np.rint(values.astype(np.float32) * 255).astype(np.uint8)
+    elif values.dtype == np.uint16:
+        values = _to_eight_bits(values)
+    elif values.dtype == bool:
+        values = values * np.uint8(255)
     elif values.dtype != np.uint8:
-        raise ImageError(f"{name} must be uint8, or floating point in [0, 1], got dtype {values.dtype}")
+        raise ImageError(f"{name} must be uint8, uint16, bool, or floats in [0, 1], got dtype {values.dtype}")
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
     return _to_rgb(Image.fromarray(np.ascontiguousarray(values)), name)

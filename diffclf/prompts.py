@@ -67,9 +67,11 @@ def _text_pairs(prompts: Prompts) -> list[tuple[str, str]]:
 
 
 def check_texts(pairs: Sequence[tuple[object, str]]) -> None:
-    """Raise ValueError unless the prompts of (prompt, class name) pairs are texts, not empty, and all different."""
+    """Raise ValueError unless prompts and names of (prompt, class name) pairs are texts, and the prompts all differ."""
     seen: dict[str, str] = {}
     for text, name in pairs:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"class name must be a text that is not empty, got {name!r}")
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"prompt of class {name!r} must be a text that is not empty, got {text!r}")
         if text in seen:
@@ -91,8 +93,8 @@ def label_indices(chosen: Iterable[str | int], labels: Sequence[str]) -> list[in
 
 
 def split_labels(text: str) -> list[str]:
-    """Return the labels in a comma-separated list; a label with a comma in it stands in double quotes."""
-    return [label.strip() for row in csv.reader([text], skipinitialspace=True) for label in row]
+    """Return labels that commas or line breaks separate; a label with a comma in it stands in double quotes."""
+    return [label.strip() for row in csv.reader(text.splitlines(), skipinitialspace=True) for label in row]
 
 
 def prompts_from_labels(labels: Sequence[str], template: str = TEMPLATE) -> list[tuple[str, str]]:
@@ -112,6 +114,8 @@ def prompts_from_labels(labels: Sequence[str], template: str = TEMPLATE) -> list
 def read_prompts(path: str | Path) -> list[tuple[str, str]]:
     """Return the (prompt, classname) pairs of a CSV file, classes in the order of their classidx.
 
+    Commas, semicolons or tabs may separate the columns; letter case and blanks in their names do not matter.
+
     Raises:
         ValueError: not a CSV file in UTF-8; a missing column; an empty field; a classidx that is no integer; a
             classname under several classidx or the reverse; a prompt given twice; fewer than two classes.
@@ -119,11 +123,13 @@ def read_prompts(path: str | Path) -> list[tuple[str, str]]:
     """
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            found = reader.fieldnames or []
+            header = file.readline()
+            delimiter = max(",;\t", key=header.count)
+            found = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+            reader = csv.DictReader(file, found, delimiter=delimiter, strict=True)
             if not set(COLUMNS) <= set(found):
                 raise ValueError(f"columns must include {', '.join(COLUMNS)}, got {', '.join(found) or 'no line'}")
-            rows = [_parse_row(row, f"line {reader.line_num}") for row in reader]
+            rows = [_parse_row(row, f"line {reader.line_num + 1}") for row in reader]
         for own, other in ((1, 2), (2, 1)):
             first: dict[object, object] = {}
             for row in rows:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 import diffclf
 from diffclf import DiffusionClassifier, Exhaustive, Staged
+from diffclf.commands.evaluate import _write_csv
 from diffclf.commands.main import COMMANDS, main
 from diffclf.evaluator import Evaluator
 from diffclf.stats import proportion
@@ -307,6 +309,7 @@ def test_bad_images_are_named_before_a_model_is_loaded(capsys, images, tmp_path)
     [
         ("--labels a", "at least two classes, got 1"),
         ("--labels a,b --template photo", "template must contain {} where the label goes, got 'photo'"),
+        ("--labels a,b --template=", "template must contain {} where the label goes, got ''"),
         ("--labels a,b --prompts x.csv", "argument --prompts: not allowed with argument --labels"),
         ("--prompts x.csv --template {}", "--template is for labels"),
         ("--prompts missing.csv", "missing.csv: No such file or directory"),
@@ -361,6 +364,15 @@ def test_nan_from_the_model(capsys, tiny_sd_folder, images, monkeypatch):
 def test_debug_shows_the_traceback(capsys):
     status, _, err = run(capsys, "classify", "missing.png", "--labels", "a,b", "--debug")
     assert status == 2 and "Traceback" in err and err.endswith("diffclf: error: image not found: missing.png\n")
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"diffclf {metadata.version('diffclf')}\n", "")
+
+
+def test_no_spreadsheet_runs_a_name_as_a_formula(tmp_path):
+    _write_csv(tmp_path / "x.csv", [["=1+1", "-a", "@b", "+c", "plain", 3, -2.5]])
+    assert (tmp_path / "x.csv").read_text() == "'=1+1,'-a,'@b,'+c,plain,3,-2.5\n"
 
 
 def test_usage(capsys):

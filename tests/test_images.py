@@ -1,5 +1,7 @@
 """Reading and preprocessing images."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,9 @@ def test_every_kind_gives_the_same_pixels(tmp_path):
         picture,
         tmp_path / "a.png",
         str(tmp_path / "a.png"),
+        (tmp_path / "a.png").read_bytes(),
+        io.BytesIO((tmp_path / "a.png").read_bytes()),
+        array.astype(np.uint16) * 257,
         array,
         array / 255,
         (array / 255).astype(np.float16),
@@ -40,8 +45,11 @@ def test_every_kind_gives_the_same_pixels(tmp_path):
     ]
     for kind in kinds:
         assert np.array_equal(rgb(kind), array)
+    kinds[4].seek(0)
     assert all(np.array_equal(np.asarray(image), array) for image in load_images(kinds))
     assert [name for _, name in list_images(kinds[1:4])] == [str(tmp_path / "a.png")] * 2 + ["images[2]"]
+    mask = np.eye(4, dtype=bool)
+    assert np.array_equal(rgb(mask)[:, :, 1], 255 * np.eye(4))
     assert len(list_images(np.array([str(tmp_path / "a.png")] * 3))) == 3
 
 
@@ -159,8 +167,8 @@ def test_pillows_size_limit(tmp_path, monkeypatch, limit):
         (np.full((4, 4), 1.5), r"must lie in \[0, 1\], got 1.5 to 1.5"),
         (np.full((4, 4), -0.1), r"must lie in \[0, 1\], got -0.1"),
         (torch.full((3, 4, 4), torch.nan), r"must lie in \[0, 1\], got nan"),
-        (np.zeros((4, 4), np.int64), "must be uint8, or floating point .* got dtype int64"),
-        (np.zeros((4, 4), bool), "got dtype bool"),
+        (np.zeros((4, 4), np.int64), "must be uint8, uint16, bool, or floats .* got dtype int64"),
+        (b"no image", "image is not an image that Pillow can read"),
         ([np.zeros((2, 4, 4, 3), np.uint8)], r"images\[0\]: an array must be"),
     ],
 )

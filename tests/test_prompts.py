@@ -14,6 +14,7 @@ NOT_LABELS = "must be None, label names or label indices"
 def test_labels():
     assert split_labels("sneaker, bag") == ["sneaker", "bag"]
     assert split_labels('"cat, tabby", dog ,t-shirt') == ["cat, tabby", "dog", "t-shirt"]
+    assert split_labels('sneaker\nbag\r\n"cat, tabby"\n') == ["sneaker", "bag", "cat, tabby"]
     assert prompts_from_labels(["cat", "dog"]) == [("a photo of a cat", "cat"), ("a photo of a dog", "dog")]
     assert prompts_from_labels(["a{b}", "c"], "{} {0} {}") == [("a{b} {0} a{b}", "a{b}"), ("c {0} c", "c")]
     with pytest.raises(ValueError, match=r"template must contain \{\} .* got 'a photo'"):
@@ -95,6 +96,13 @@ def test_a_prompt_file_is_ordered_by_class(tmp_path):
     ]
     with pytest.raises(FileNotFoundError, match=r"missing\.csv"):
         read_prompts(tmp_path / "missing.csv")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_prompt_file_may_have_other_separators_and_headers(tmp_path, delimiter):
+    lines = ["Prompt, ClassName ,CLASSIDX", "a cat,cat,0", "a dog,dog,1"]
+    (tmp_path / "p.csv").write_text("\n".join(lines).replace(",", delimiter))
+    assert read_prompts(tmp_path / "p.csv") == [("a cat", "cat"), ("a dog", "dog")]
 
 
 @pytest.mark.parametrize(

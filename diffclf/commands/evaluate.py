@@ -145,9 +145,13 @@ def _summary(predictions: Sequence[dict[str, Any]], classnames: Sequence[str]) -
 
 
 def _write_csv(path: Path, lines: Iterable[Iterable[object]]) -> None:
-    """Write a CSV file in one step."""
+    """Write a CSV file in one step; a text that a spreadsheet would run as a formula gets a quote before it."""
+
+    def safe(cell: object) -> object:
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
+
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows([safe(cell) for cell in line] for line in lines)
     write_whole(path, text.getvalue())
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
+from importlib import import_module, metadata
 from types import ModuleType
 from typing import NoReturn
 
@@ -47,6 +47,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of all commands, one of them with its arguments; raise ValueError if it lacks a package."""
     description = "Classify images with a conditional diffusion model, and reproduce the paper that showed how."
     parser = _Parser(prog="diffclf", description=description)
+    parser.add_argument("--version", action="version", version=f"diffclf {metadata.version('diffclf')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         sub = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")

@@ -61,7 +61,11 @@ def make_prompts(args: argparse.Namespace, labels: Sequence[str] | None) -> list
     Raises ValueError: bad labels, template or file, or --template with --prompts; OSError: an unreadable file.
     """
     if args.prompts is None:
-        return None if labels is None else prompts_from_labels(labels, args.template or TEMPLATE)
+        return (
+            None
+            if labels is None
+            else prompts_from_labels(labels, TEMPLATE if args.template is None else args.template)
+        )
     if args.template is not None:
         raise ValueError("--template is for labels, a file of --prompts has whole prompts; got both")
     return read_prompts(args.prompts)
