@@ -22,6 +22,7 @@ from diffclf.experiments.shortcut import Shortcut, architecture, ask
 from diffclf.mini.export import export_classifier
 from diffclf.mini.supervised import build_resnet
 from diffclf.models import load_model
+from diffclf.workbook.claims import VERDICTS, judge, read_claims
 
 SIZES = {"n_classes": 10, "n_trials": 25, "n_seeds": 3, "race_trials": 16, "pruning": "race", "n_images": 5}
 SIZES |= {"sets": {"V2": "v", "A": "f", "O": "o"}, "filters": {"ResNet": "f", "ViT": "g"}, "n_corrupted": 2}
@@ -114,6 +115,22 @@ def test_beyond_the_networks_the_interval_is_unbounded():
         inside = counts(99, a=49, b=79, dit=right, f=60)
         found = effective_robustness(inside, inside, "dit", ["a", "b"], "f", n_resamples=100)
         assert (found.estimate.low, found.estimate.high) == (-inf, inf) and "extrapolated" in found.words
+
+
+def test_a_changed_number_changes_the_verdict():
+    claims = read_claims("10_ood_robustness")
+
+    def verdict(name, right):
+        inside, outside = counts(400, a=200, b=360, dit=320, f=300), counts(400, a=60, b=200, dit=right, f=0)
+        found = effective_robustness(inside, outside, "dit", ["a", "b"], "f", claims[name].level, n_resamples=300)
+        return judge(claims[name], found.estimate)
+
+    line = fit_line(np.array([200.5, 360.5]) / 401, np.array([60.5, 200.5]) / 401)
+    on_it = round(400 * float(line(0.8)))
+    for right, robust, same in ((on_it, 1, 2), (on_it + 100, 0, 1), (on_it - 100, 1, 1)):
+        expected = VERDICTS[2] if right == on_it else VERDICTS[robust]
+        assert verdict("robust-on-a", right) == expected
+        assert verdict("not-robust-on-v2", right) == VERDICTS[same]
 
 
 def test_points_have_clopper_and_pearsons_interval_and_count_photographs_once():

@@ -115,6 +115,8 @@ def save_tiny_networks(path, labels):
             "resnet": ResNetForImageClassification(resnet),
             "vit": ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **layers, **names)),
         }
+        for network in networks.values():  # random networks are never sure, and a filter needs sure ones
+            list(network.classifier.parameters())[0].data *= 1000
     # Those of microsoft/resnet-50 and of facebook/deit-base-patch16-224, but for the size.
     processors = {
         "resnet": ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=0.875),

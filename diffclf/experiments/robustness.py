@@ -109,7 +109,7 @@ class Robustness:
 def paper_row(star: Mapping[str, float]) -> dict[str, Any]:
     """Return the row of a classifier of the paper, x, y and line in per cent; see `Robustness.row`."""
     found = {"in distribution": star["x"], "line there": star["line"], "under the shift": star["y"]}
-    return found | {"effective robustness": round(star["y"] - star["line"], 1), "extrapolated": "no"}
+    return found | {"effective robustness": round(star["y"] - star["line"], 1), "extrapolated": None}
 
 
 def effective_robustness(
