@@ -177,7 +177,9 @@ def claims_table(records: Sequence[Mapping[str, Any]]) -> str:
         for record in sorted(records, key=lambda record: record["kind"] != "test")
     ]
     worlds = sorted({record["world"] for record in records if record["world"] and record["verdict"]})
-    said = f"\nVerdicts are about {' and '.join(worlds)}." if worlds else ""
+    said = [f"Verdicts are about {' and '.join(worlds)}."] if worlds else []
     if any(record["verdict"] == "undecided" for record in records):
-        said += " Undecided: the interval contains the margin; more images (another profile) make it narrower."
-    return text_table([["", "claim", "paper", "this run", "unit", "verdict"], *rows]) + said
+        said.append("Undecided: the interval contains the margin; more images (another profile) make it narrower.")
+    return "\n".join(
+        [text_table([["", "claim", "paper", "this run", "unit", "verdict"], *rows]), " ".join(said)]
+    ).rstrip()

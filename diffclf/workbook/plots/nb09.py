@@ -32,7 +32,8 @@ def _families(
 ) -> None:
     """Draw each classifier's accuracy at its x, a colour and a marker per family; the point's label is its tag."""
     for family, (colour, marker) in STYLES.items():
-        own = sorted((place, m) for place, m in zip(x, members, strict=True) if m.family == family)
+        own = [(place, m) for place, m in zip(x, members, strict=True) if m.family == family]
+        own.sort(key=lambda entry: entry[0])
         if not own:
             continue
         values, ends = split([accuracy[m.name] for _, m in own])
