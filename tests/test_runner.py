@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,7 +81,9 @@ def test_an_interrupted_notebook_does_not_count(folder):
     write_notebook(folder, "01_good", [*GOOD[:2], "import time\ntime.sleep(60)"], claims)
     write_notebook(folder, "02_next", ["x = 1"])
     command = [sys.executable, "-m", "diffclf", "reproduce", "--profile", "mini", "--no-report"]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background would ignore the signal
+    options = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heed}
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], **options)
     claimed = reports_dir("mini") / "claims" / "01_good.json"
     for _ in range(600):
         if claimed.is_file():
