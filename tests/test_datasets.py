@@ -309,3 +309,12 @@ def test_the_nearest_mean_wins_and_its_distance_is_zero():
     np.testing.assert_allclose(scorer(pixels), [0, -48 * (200 / 127.5) ** 2], rtol=1e-5, atol=1e-9)
     with pytest.raises(ValueError, match="an image of each class, got none of mid"):
         learn_nearest_mean(ImageSet("grey", images, data.labels, ("dark", "light", "mid"), {}, data.groups), 4)
+
+
+def test_some_images_of_a_set_keep_all_that_belongs_to_them():
+    data = load_dataset("mini-colour", n_images=6)
+    few = data.take([4, 1], "two")
+    assert few.name == "two" and len(few) == len(few.images) == 2 and few.classnames == data.classnames
+    assert few.captions == [data.captions[4], data.captions[1]] and few.groups.tolist() == data.groups[[4, 1]].tolist()
+    assert few.images[0] is data.images[4] and few.images[1] is data.images[1]
+    assert data.first(3).groups.tolist() == data.groups[:3].tolist() and len(data.first(99)) == 6

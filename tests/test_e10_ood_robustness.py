@@ -164,8 +164,8 @@ def test_a_set_may_be_what_a_filter_leaves():
             return np.array([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3]])
 
     left = {"ViT": answers.left_by(Filter(), images([0, 1, 2]))}
-    assert left["ViT"].images == ["0"]
-    assert answers.left_by(Filter(), images([0, 1, 2]), 1.0).images == ["0", "2"]
+    assert list(left["ViT"].images) == ["0"]
+    assert list(answers.left_by(Filter(), images([0, 1, 2]), 1.0).images) == ["0", "2"]
     sets = answers.shifted_sets({"O": "place", "A": "me/f"}, {"ViT": "me/f"}, left, lambda name: f"loaded {name}")
     assert sets == {"O": "loaded place", "A": left["ViT"]}
 
@@ -224,7 +224,7 @@ def test_everybody_answers_on_the_same_images(small):
     assert inside["O"] is whole and whole.labels.tolist() == np.tile(test.labels, 2).tolist()
     assert shifted["O"].chosen["net"].tolist() == np.tile(network.predict(new)[:2], 2).tolist()
     assert set(shifted["O"].chosen) == {"net", judges.name}
-    changed = answers.corrupted(judges, answers.first_images(test, 1), ["blur"], [1, 5])
+    changed = answers.corrupted(judges, test.first(1), ["blur"], [1, 5])
     assert list(changed) == [("", 0), ("blur", 1), ("blur", 5)] and len(changed["blur", 5].labels) == 2
     assert e10.largest({"net": network}, "ResNet") == "net"
 

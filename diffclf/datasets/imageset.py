@@ -1,9 +1,12 @@
 """A labelled set of images and what a model is asked about them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+from typing_extensions import override
 
 from diffclf.models.protocol import DiffusionModel
 from diffclf.prompts import label_indices
@@ -11,6 +14,20 @@ from diffclf.prompts import label_indices
 __all__ = ["ImageSet", "n_taken"]
 
 IMAGENET = 1000
+
+
+class _Taken(Sequence):
+    """Some images of a sequence, which may make each image on demand."""
+
+    def __init__(self, images: Sequence, positions: list[int]) -> None:
+        self.images, self.positions = images, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @override
+    def __getitem__(self, place: int) -> Any:
+        return self.images[self.positions[place]]
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,18 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, positions: ArrayLike, name: str = "") -> "ImageSet":
+        """Return the images at some positions (k,), in that order; a name replaces the set's."""
+        kept = np.asarray(positions, dtype=np.int64)
+        images = _Taken(self.images, kept.tolist())
+        captions = None if self.captions is None else [self.captions[place] for place in kept]
+        changes = {"labels": self.labels[kept], "groups": self.groups[kept], "captions": captions}
+        return replace(self, name=name or self.name, images=images, **changes)
+
+    def first(self, n: int) -> "ImageSet":
+        """Return the first n images, or all of them if there are fewer."""
+        return self.take(np.arange(min(n, len(self))))
 
     def prompts_for(self, model: DiffusionModel) -> list[str] | list[int]:
         """Return the classes' prompts as the model takes them: texts, or class indices of a class-conditional model.

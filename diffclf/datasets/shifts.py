@@ -165,7 +165,4 @@ def adversarial(data: ImageSet, probabilities: NDArray, threshold: float = 0.15)
         raise ValueError(
             f"threshold must leave an image that the filter gets wrong, got {threshold} and none of {len(data)}"
         )
-    images = [data.images[i] for i in kept]
-    return replace(
-        data, name=f"{data.name}, adversarial", images=images, labels=data.labels[kept], groups=data.groups[kept]
-    )
+    return data.take(kept, f"{data.name}, adversarial")

@@ -5,10 +5,8 @@ A shifted set has a letter: V2, A or O. In distribution are the test images of t
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffclf.bank import ErrorBank
 from diffclf.baselines.supervised import SupervisedClassifier, load_supervised
@@ -23,7 +21,6 @@ __all__ = [
     "Judges",
     "answer_all",
     "corrupted",
-    "first_images",
     "left_by",
     "load_networks",
     "restricted",
@@ -68,7 +65,7 @@ class Judges:
 
     def on(self, data: ImageSet, n_images: int = 0) -> Field:
         """Return everybody's answers on the first images (0: on all), once for each seed."""
-        data = first_images(data, n_images or len(data))
+        data = data.first(n_images or len(data))
         prompts, trials = data.prompts_for(self.dit), self.strategy.trial_list(len(self.dit.schedule))
         banks = [self.bank(self.dit, prompts, trials, losses=("l2",), seed=seed) for seed in self.seeds]
         runs = [run_task(bank, data, self.strategy, data.name) for bank in banks]
@@ -78,29 +75,6 @@ class Judges:
 def load_networks(names: Iterable[str]) -> dict[str, SupervisedClassifier]:
     """Return networks by their short names."""
     return {short(name): load_supervised(name) for name in names}
-
-
-class _Picked(Sequence):
-    """Some images of a sequence; the sequence may make each of them on demand."""
-
-    def __init__(self, images: Sequence, positions: NDArray) -> None:
-        self.images, self.positions = images, positions.tolist()
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, place: int) -> Any:  # noqa: ANN401 (an image of any kind)
-        return self.images[self.positions[place]]
-
-
-def _pick(data: ImageSet, kept: NDArray) -> ImageSet:
-    """Return the images of a set at some positions."""
-    return replace(data, images=_Picked(data.images, kept), labels=data.labels[kept], groups=data.groups[kept])
-
-
-def first_images(data: ImageSet, n: int) -> ImageSet:
-    """Return the first n images of a set, or all of them if there are fewer."""
-    return _pick(data, np.arange(min(n, len(data))))
 
 
 def restricted(data: ImageSet, other: ImageSet) -> ImageSet:
@@ -114,7 +88,7 @@ def restricted(data: ImageSet, other: ImageSet) -> ImageSet:
     place = np.array([wanted.index(entry) if entry in wanted else -1 for entry in own])[data.labels]
     kept = np.flatnonzero(place >= 0)
     classes = {"classnames": other.classnames, "prompts": other.prompts, "indices": other.indices}
-    return replace(_pick(data, kept), labels=place[kept], **classes)
+    return replace(data.take(kept), labels=place[kept], **classes)
 
 
 def left_by(network: SupervisedClassifier, pool: ImageSet, threshold: float = 0.15) -> ImageSet:

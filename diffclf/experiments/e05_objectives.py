@@ -123,9 +123,7 @@ def _part(data: ImageSet, name: str, n_images: int, mask: NDArray[np.bool_] | No
     kept = np.arange(len(data)) if mask is None else np.flatnonzero(mask)
     if not 1 <= n_images <= len(kept):
         raise ValueError(f"n_images of {name} must lie in 1..{len(kept)}, got {n_images}")
-    kept = kept[:n_images]
-    images = [data.images[place] for place in kept]
-    return replace(data, name=name, images=images, labels=data.labels[kept], groups=data.groups[kept])
+    return data.take(kept[:n_images], name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from diffclf.baselines.supervised import SupervisedClassifier
 from diffclf.datasets.imageset import ImageSet
 from diffclf.experiments import e09_supervised
-from diffclf.experiments.answers import first_images, short
+from diffclf.experiments.answers import short
 from diffclf.experiments.e09_supervised import Field
 from diffclf.images import load_images
 from diffclf.stats import Estimate, bootstrap, mean
@@ -157,7 +157,7 @@ def gallery(
     data: ImageSet, field: Field, names: Mapping[str, str], n: int = 6
 ) -> list[tuple[Any, str, dict[str, str]]]:
     """Return the first n images with the true class and the answer of each classifier (role -> name)."""
-    named, images = data.classnames, load_images(first_images(data, n).images)
+    named, images = data.classnames, load_images(data.first(n).images)
     answers = {role: [named[choice] for choice in field.chosen[name][:n]] for role, name in names.items()}
     return [
         (image, named[data.labels[i]], {role: given[i] for role, given in answers.items()})
