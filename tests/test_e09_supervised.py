@@ -8,7 +8,6 @@ from diffclf import Exhaustive, Racing
 from diffclf.baselines.supervised import load_supervised
 from diffclf.datasets import load_dataset
 from diffclf.experiments.e09_supervised import (
-    Field,
     Member,
     accuracy_rows,
     confusion,
@@ -20,14 +19,13 @@ from diffclf.experiments.e09_supervised import (
     kappas,
     majority,
     multiply_adds,
-    network_field,
     network_member,
     overlap_rows,
     paper_accuracies,
     roles,
     strategy,
-    whole_field,
 )
+from diffclf.experiments.field import Field, network_field, whole_field
 from diffclf.experiments.tasks import TaskRun
 from diffclf.mini.export import export_classifier
 from diffclf.mini.supervised import build_resnet
@@ -96,7 +94,10 @@ def test_a_network_costs_one_pass_and_a_dit_one_encoding_and_its_evaluations(tmp
     everything = sum(w.numel() for module in (dit.network, dit.vae) for w in module.parameters())
     assert some.n_parameters == everything - decoder
     data = load_dataset("mini-items", n_images=3)
-    assert network_field([network], data).chosen["mini-resnet-tiny"].tolist() == network.predict(data).tolist()
+    assert (
+        network_field({"mini-resnet-tiny": network}, data).chosen["mini-resnet-tiny"].tolist()
+        == network.predict(data).tolist()
+    )
 
 
 def test_names_lose_owner_and_revision_and_the_first_images_are_repeated_for_each_seed():

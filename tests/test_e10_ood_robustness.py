@@ -16,7 +16,7 @@ from diffclf.datasets import load_dataset
 from diffclf.datasets.imageset import ImageSet
 from diffclf.experiments import answers
 from diffclf.experiments import e10_ood_robustness as e10
-from diffclf.experiments.e09_supervised import Field
+from diffclf.experiments.field import Field, short
 from diffclf.experiments.robustness import Line, _resampled_shares, effective_robustness, fit_line, paper_row, points
 from diffclf.experiments.shortcut import Shortcut, architecture, ask
 from diffclf.mini.export import export_classifier
@@ -59,7 +59,7 @@ def test_evaluations_by_hand():
 
 def test_names_keep_the_version_and_lose_owner_and_revision():
     names = ("mini-resnet-m@2", "facebook/DiT-XL-2-256@refs/pr/1", "microsoft/resnet-50", "")
-    assert [answers.short(name) for name in names] == ["mini-resnet-m@2", "DiT-XL-2-256", "resnet-50", ""]
+    assert [short(name) for name in names] == ["mini-resnet-m@2", "DiT-XL-2-256", "resnet-50", ""]
 
 
 def test_a_line_is_straight_on_logits():

@@ -3,16 +3,16 @@
 A shifted set has a letter: V2, A or O. In distribution are the test images of the set's classes, among these classes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from diffclf.bank import ErrorBank
-from diffclf.baselines.supervised import SupervisedClassifier, load_supervised
+from diffclf.baselines.supervised import SupervisedClassifier
 from diffclf.datasets.imageset import ImageSet
 from diffclf.datasets.shifts import adversarial, corrupt
-from diffclf.experiments.e09_supervised import Field, whole_field
+from diffclf.experiments.field import Field, network_field, short, whole_field
 from diffclf.experiments.tasks import run_task
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning import Strategy
@@ -22,17 +22,9 @@ __all__ = [
     "answer_all",
     "corrupted",
     "left_by",
-    "load_networks",
     "restricted",
     "shifted_sets",
-    "short",
 ]
-
-
-def short(name: str) -> str:
-    """Return a name without the owner and the revision of a hub id, but with a version along the training."""
-    base, _, version = name.partition("@")
-    return base.rpartition("/")[2] + (f"@{version}" if version.isdigit() else "")
 
 
 @dataclass(frozen=True)
@@ -60,8 +52,7 @@ class Judges:
 
     def networks_on(self, data: ImageSet) -> Field:
         """Return the answers of the networks."""
-        chosen = {name: network.predict(data) for name, network in self.networks.items()}
-        return Field(data.labels, data.groups, chosen)
+        return network_field(self.networks, data)
 
     def on(self, data: ImageSet, n_images: int = 0) -> Field:
         """Return everybody's answers on the first images (0: on all), once for each seed."""
@@ -70,11 +61,6 @@ class Judges:
         banks = [self.bank(self.dit, prompts, trials, losses=("l2",), seed=seed) for seed in self.seeds]
         runs = [run_task(bank, data, self.strategy, data.name) for bank in banks]
         return whole_field(self.name, runs, self.networks_on(data))
-
-
-def load_networks(names: Iterable[str]) -> dict[str, SupervisedClassifier]:
-    """Return networks by their short names."""
-    return {short(name): load_supervised(name) for name in names}
 
 
 def restricted(data: ImageSet, other: ImageSet) -> ImageSet:

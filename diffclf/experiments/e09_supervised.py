@@ -1,10 +1,9 @@
 """A class-conditional diffusion model among networks that were trained to classify: accuracy, cost, shared errors.
 
-All classifiers answer on the same images. With r_a and r_b saying which images a and b classify correctly,
+All classifiers answer on the same images (`diffclf.experiments.field`). With r_a and r_b saying which images a and b
+classify correctly,
 
-    difference   mean (r_a - r_b)                                             in points, paired image by image
-    overlap      mean (1 - r_b) over the images with r_a = 0                  share of a's errors that b makes as well
-    kappa        (p - q) / (1 - q),  p = P(r_a = r_b),  q the p of independent a and b with the same accuracies
+    kappa = (p - q) / (1 - q),   p = P(r_a = r_b),   q the p of independent a and b with the same accuracies
 
 Kappa is 0 if the errors of a and b are independent, and 1 if a and b err on the same images.
 
@@ -27,17 +26,13 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffclf.baselines.supervised import SupervisedClassifier
-from diffclf.datasets.imageset import ImageSet
-from diffclf.experiments.accuracy import accuracies
-from diffclf.experiments.e04_adaptive_pruning import decisions
-from diffclf.experiments.tasks import TaskRun
+from diffclf.experiments.field import Field, short
 from diffclf.models.latent import LatentDiffusionModel
 from diffclf.pruning import Exhaustive, Racing, Strategy
-from diffclf.stats import Estimate, bootstrap, mean, paired_difference, proportion
+from diffclf.stats import Estimate, bootstrap, mean, proportion
 from diffclf.trials import BLOCK
 
 __all__ = [
-    "Field",
     "Member",
     "accuracy_rows",
     "confusion",
@@ -49,13 +44,11 @@ __all__ = [
     "kappas",
     "majority",
     "multiply_adds",
-    "network_field",
     "network_member",
     "overlap_rows",
     "paper_accuracies",
     "roles",
     "strategy",
-    "whole_field",
 ]
 
 
@@ -105,11 +98,6 @@ class Member:
         return self.name.removeprefix("mini-").removeprefix(f"{self.family.lower()}-")
 
 
-def _short(name: str) -> str:
-    """Return a name without the owner and the revision of a hub id."""
-    return name.partition("@")[0].rpartition("/")[2]
-
-
 def multiply_adds(call: Callable[[], object]) -> int:
     """Return the multiply-adds of a call in convolutions and linear layers."""
     aten = torch.ops.aten
@@ -122,7 +110,7 @@ def multiply_adds(call: Callable[[], object]) -> int:
 def network_member(network: SupervisedClassifier) -> Member:
     """Return the size and the cost of a discriminative network: one pass for an image."""
     cost = multiply_adds(lambda: network(torch.zeros(3, 32, 32)))  # the network's preprocessing resizes the image
-    return Member(_short(network.name), network.family, network.n_parameters, 1, cost)
+    return Member(short(network.name), network.family, network.n_parameters, 1, cost)
 
 
 def dit_member(model: LatentDiffusionModel, spent: NDArray) -> Member:
@@ -137,60 +125,7 @@ def dit_member(model: LatentDiffusionModel, spent: NDArray) -> Member:
     n = sum(weights.numel() for weights in model.network.parameters())
     n += sum(w.numel() for name, w in model.vae.named_parameters() if name.startswith(("encoder", "quant_conv")))
     passes = float(np.mean(spent))
-    return Member(_short(model.name), "DiT", n, passes, encoding + passes * evaluation)
-
-
-@dataclass(frozen=True, eq=False)
-class Field:
-    """The answers of all classifiers on the same images.
-
-    Attributes:
-        labels: (n,) true classes.
-        groups: (n,) the photograph that each image was made of.
-        chosen: name -> (n,) classes that a classifier chose.
-    """
-
-    labels: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    chosen: Mapping[str, NDArray[np.int64]]
-
-    def right(self, name: str) -> NDArray[np.bool_]:
-        """Return which images a classifier classifies correctly, (n,)."""
-        return self.chosen[name] == self.labels
-
-    def accuracy(self, name: str) -> Estimate:
-        """Return the accuracy of a classifier in points."""
-        return 100 * accuracies(self.right(name)[:, None], self.groups)[0]
-
-    def difference(self, first: str, second: str, level: float = 0.95) -> Estimate:
-        """Return the accuracy of a classifier minus that of another one, in points."""
-        return 100 * paired_difference(self.right(first), self.right(second), self.groups, level=level)
-
-    def overlap(self, first: str, second: str) -> Estimate | None:
-        """Return the share of the first classifier's errors that the second makes as well, in points; None: no error.
-
-        The interval is one over the images of these errors.
-        """
-        wrong = ~self.right(first)
-        if not wrong.any():
-            return None
-        return 100 * mean(~self.right(second)[wrong], groups=self.groups[wrong])
-
-
-def network_field(networks: Sequence[SupervisedClassifier], data: ImageSet) -> Field:
-    """Return the answers of the networks on a data set."""
-    return Field(data.labels, data.groups, {_short(network.name): network.predict(data) for network in networks})
-
-
-def whole_field(dit: str, runs: Sequence[TaskRun], networks: Field) -> Field:
-    """Return the answers of the DiT, once for each noise seed (runs), and of the networks, repeated for each seed.
-
-    The images of the runs are the first ones of the networks' field.
-    """
-    n = len(runs[0].right)
-    chosen = {_short(dit): np.concatenate([decisions(run.tables) for run in runs])}
-    chosen |= {name: np.tile(found[:n], len(runs)) for name, found in networks.chosen.items()}
-    return Field(np.tile(networks.labels[:n], len(runs)), np.tile(networks.groups[:n], len(runs)), chosen)
+    return Member(short(model.name), "DiT", n, passes, encoding + passes * evaluation)
 
 
 def roles(members: Sequence[Member]) -> dict[str, str]:

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from diffclf.baselines.supervised import SupervisedClassifier
 from diffclf.datasets.imageset import ImageSet
 from diffclf.experiments import e09_supervised
-from diffclf.experiments.answers import short
-from diffclf.experiments.e09_supervised import Field
+from diffclf.experiments.field import Field, short
 from diffclf.images import load_images
 from diffclf.stats import Estimate, bootstrap, mean
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from diffclf.experiments.e09_supervised import Field
+from diffclf.experiments.field import Field
 from diffclf.stats import Estimate, clopper_pearson
 
 __all__ = ["Line", "Robustness", "effective_robustness", "fit_line", "paper_row", "points"]
