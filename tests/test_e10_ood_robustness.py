@@ -256,7 +256,7 @@ def test_shortcut_contrasts_are_paired_means_over_a_kind():
 
 def test_the_worst_group_is_named_with_its_size():
     rows = TRAP.rows(("boot", "bag"))
-    assert rows["shortcut-dit-1"]["worst group"] == "bag, agree" and rows["shortcut-dit-1"]["its accuracy"].value == 50
+    assert rows["shortcut-dit-1"]["worst group"] == "bag, agree" and rows["shortcut-dit-1"]["accuracy"].value == 50
     row = rows["shortcut-vit-s-8-2"]
-    assert (row["worst group"], row["its accuracy"].value, row["its images"]) == ("boot, disagree", 0, 2)
+    assert (row["worst group"], row["accuracy"].value, row["n"]) == ("boot, disagree", 0, 2)
     assert row["drop"].value == 75

@@ -105,8 +105,8 @@ class Shortcut:
         right = groups[worst]
         return {
             "worst group": worst,
-            "its accuracy": 100 * proportion(int(right.sum()), len(right)),
-            "its images": len(right),
+            "accuracy": 100 * proportion(int(right.sum()), len(right)),
+            "n": len(right),
         }
 
 
