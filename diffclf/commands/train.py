@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `diffclf train`: one to two hours with the defaults."""
+    """Run `diffclf train`: minutes for a discriminative network, one to two hours for a diffusion model."""
     torch.set_num_threads(args.threads)
     recipe, work = RECIPES[args.name], args.work or Path("runs", args.name)
     out = args.out or Path("runs", args.name, "pipeline")
