@@ -43,6 +43,8 @@ class HubSource(NamedTuple):
     indices: tuple[int | None, ...] | None = None
 
 
+_TAR_FILES = {"template": "a photo of a {}", "label": "cls", "names": "classnames.txt", "files": "test/*.tar"}
+
 HUB = {
     "pets": HubSource(
         "timm/oxford-iiit-pet",
@@ -64,37 +66,28 @@ HUB = {
         "clip-benchmark/wds_imagenetv2",
         splits={"test": ("test", 10_000)},
         n_classes=1000,
-        template="a photo of a {}",
         licence="MIT",
         image="webp",
-        label="cls",
-        names="classnames.txt",
-        files="test/*.tar",
         indices=tuple(range(1000)),
+        **_TAR_FILES,
     ),
     "imagenet-a": HubSource(
         "clip-benchmark/wds_imagenet-a",
         splits={"test": ("test", 7500)},
         n_classes=200,
-        template="a photo of a {}",
         licence="MIT",
         image="jpg",
-        label="cls",
-        names="classnames.txt",
-        files="test/*.tar",
         indices=IMAGENET_A,
+        **_TAR_FILES,
     ),
     "objectnet": HubSource(  # 104 of the 113 classes; the images keep their red border, one pixel wide
         "clip-benchmark/wds_objectnet",
         splits={"test": ("test", 18_574)},
         n_classes=113,
-        template="a photo of a {}",
         licence="ObjectNet's terms: never to tune a model",
         image="png",
-        label="cls",
-        names="classnames.txt",
-        files="test/*.tar",
         indices=OBJECTNET,
+        **_TAR_FILES,
     ),
 }
 

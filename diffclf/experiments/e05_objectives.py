@@ -26,9 +26,9 @@ from numpy.typing import ArrayLike, NDArray
 from diffclf.bank import ErrorBank
 from diffclf.baselines.supervised import load_supervised
 from diffclf.datasets import ImageSet, load_dataset
-from diffclf.datasets.shifts import adversarial
 from diffclf.datasets.world import held_out_mask
 from diffclf.experiments.accuracy import accuracies, correct_by_budget, correct_by_trial, margins
+from diffclf.experiments.answers import left_by
 from diffclf.models.protocol import DiffusionModel
 from diffclf.schedule import NoiseSchedule
 from diffclf.stats import Estimate, paired_difference
@@ -103,14 +103,14 @@ def load_task(name: str, split: str, n_images: int, filter_network: str = "filte
 
     mini-seen-pairs, mini-unseen-pairs   images of mini-coloured-items whose colour and item occur together in
                                          training, or never
-    mini-a                               images of mini-items that a network gets wrong (`shifts.adversarial`),
+    mini-a                               images of mini-items that a network gets wrong (`answers.left_by`),
                                          photographs of the split "pool" whatever the split
 
     Raises ValueError for an unknown name or split, or more images than there are.
     """
     if name == "mini-a":
         pool = load_dataset("mini-items", "pool")
-        return _part(adversarial(pool, load_supervised(filter_network).probabilities(pool)), name, n_images)
+        return _part(left_by(load_supervised(filter_network), pool), name, n_images)
     if name in ("mini-seen-pairs", "mini-unseen-pairs"):
         data = load_dataset("mini-coloured-items", split)
         unseen = held_out_mask().ravel()[data.labels]
