@@ -20,7 +20,8 @@ from math import inf
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Estimate", "bootstrap", "clopper_pearson", "mean", "non_inferior", "paired_difference", "proportion"]
+__all__ = ["Estimate", "bootstrap", "clopper_pearson", "mean", "non_inferior", "paired_difference", "percentiles"]
+__all__ += ["proportion"]
 
 CHUNK = 2_000_000  # numbers drawn at a time: keeps a resampling of thousands of photographs under 50 MB
 
@@ -124,7 +125,7 @@ def mean(
     for start in range(0, n_resamples, step):
         drawn = generator.integers(n, size=(min(step, n_resamples - start), n))
         resampled[start : start + step] = sums[drawn].sum(1) / counts[drawn].sum(1)
-    return _percentiles(value, resampled, level, n)
+    return percentiles(value, resampled, level, n)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None, **options: float) -> Estimate:
@@ -188,10 +189,10 @@ def bootstrap(
     for i in range(n_resamples):
         picked = np.concatenate([rows[group] for group in generator.integers(len(rows), size=len(rows))])
         resampled[i] = statistic(*(array[picked] for array in arrays))
-    return _percentiles(value, resampled, level, len(rows))
+    return percentiles(value, resampled, level, len(rows))
 
 
-def _percentiles(value: float, resampled: NDArray[np.float64], level: float, n: int) -> Estimate:
+def percentiles(value: float, resampled: NDArray[np.float64], level: float, n: int) -> Estimate:
     """Return the value with the percentile interval of its resamples."""
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high), level, n)

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
 from diffclf.experiments.field import Field
-from diffclf.stats import Estimate, clopper_pearson
+from diffclf.stats import Estimate, clopper_pearson, percentiles
 
 __all__ = ["Line", "Robustness", "effective_robustness", "fit_line", "paper_row", "points"]
 
@@ -140,11 +140,10 @@ def effective_robustness(
     x, filter_accuracy = x[:, :-1], x[:, -1]
     lines = [fit_line(*sample) for sample in zip(x[:, 1:], y[:, 1:], filter_accuracy, strict=True)]
     above = np.array([100 * (b[0] - line(a[0])) for a, b, line in zip(x, y, lines, strict=True)])
-    ends = np.quantile(above[1:], [(1 - level) / 2, (1 + level) / 2]).tolist()
+    estimate = percentiles(float(above[0]), above[1:], level, len(np.unique(shifted.groups)))
     extrapolated = not x[0, 1:].min() <= x[0, 0] <= x[0, 1:].max()
-    low, high = (-inf, inf) if extrapolated else ends
-    n = len(np.unique(shifted.groups))
-    estimate = Estimate(float(above[0]), low, high, level, n)
+    if extrapolated:
+        estimate = replace(estimate, low=-inf, high=inf)
     return Robustness(estimate, lines[0], float(x[0, 0]), float(y[0, 0]), extrapolated)
 
 
