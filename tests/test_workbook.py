@@ -56,6 +56,8 @@ def test_model_data_and_bank_come_from_the_settings(wb, tiny_sd_folder):
     assert bank.path.parent == reports_dir() / "bank" and (bank.seed, bank.losses) == (0, ("l1",))
     other = Workbook(NAME, profile="paper", model=str(tiny_sd_folder))
     assert other.model().name == str(tiny_sd_folder)
+    again = Workbook(NAME, profile="smoke", model=model)
+    assert again.model() is model and again.settings["model"] == "mini-sd", "a loaded model stands for its name"
 
 
 def test_figure_goes_to_files_with_its_description(wb, capsys):

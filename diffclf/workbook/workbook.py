@@ -32,11 +32,14 @@ class Workbook:
     """Settings, data and results of one notebook.
 
     A new object removes the results of an earlier run of the same notebook and sets the style of figures. Each setting
-    is an attribute, such as `wb.n_images`. Arguments and errors are those of `settings.resolve`.
+    is an attribute, such as `wb.n_images`. Arguments and errors are those of `settings.resolve`; a loaded model may
+    stand for its name, so that a cell that names it `model`, as its parameter, can be run again.
     """
 
     def __init__(self, notebook: str, profile: str = "", **parameters: object) -> None:
         self.notebook, self.profile = notebook, settings.chosen_profile(profile)
+        loaded = {name: value for name, value in parameters.items() if hasattr(value, "fingerprint")}
+        parameters |= {name: value.name for name, value in loaded.items()}
         self.settings: Mapping[str, Any] = MappingProxyType(settings.resolve(notebook, self.profile, parameters))
         if self.settings["offline"]:
             settings.go_offline()
@@ -44,7 +47,7 @@ class Workbook:
         self._claims = claims.read_claims(notebook)
         self._judged: dict[str, dict[str, Any]] = {}
         self._metrics: dict[str, Any] = {}
-        self._models: dict[str, DiffusionModel] = {}
+        self._models: dict[str, DiffusionModel] = {value.name: value for value in loaded.values()}
         self._started = time.monotonic()
         results.forget(self.folder, notebook)
         set_style()
