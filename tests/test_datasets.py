@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffclf.baselines.nearest_mean import learn_nearest_mean
 from diffclf.datasets import ImageSet, load_dataset
-from diffclf.datasets.embedded import CAPTION_SETS, CLASS_SETS
+from diffclf.datasets.embedded import CAPTION_SETS, CLASS_SETS, PAIR_SETS
 from diffclf.datasets.imagenet import IMAGENET_A, OBJECTNET
 from diffclf.datasets.photos import load_photos
 from diffclf.datasets.world import COLOURS, ITEMS, OPPOSITE, held_out_mask
@@ -78,16 +78,27 @@ def test_the_first_pair_caption_is_true_and_the_second_is_false(name):
         assert false == [swapped.get(word, word) for word in true]
 
 
+@pytest.mark.parametrize("name", PAIR_SETS)
+def test_a_pair_is_named_from_left_to_right(name):
+    data = load_dataset(name, "tune", 40)
+    assert len(data.classnames) == (3600 if name == "mini-pairs" else 360)
+    for image, label in zip(data.images, data.labels, strict=True):
+        left, right = data.classnames[label].split(", ")
+        assert (colour_of(image[:, :16]), colour_of(image[:, 16:])) == (left.split()[0], right.split()[0])
+        assert data.prompts[data.classnames[label]] == f"a {left} to the left of a {right}"
+        assert name == "mini-pairs" or right.endswith(" bag")
+
+
 @pytest.mark.parametrize("name", [*CLASS_SETS, *CAPTION_SETS])
 def test_a_smaller_set_is_a_prefix_and_a_seed_another_choice(name):
     whole, small = load_dataset(name), load_dataset(name, n_images=7)
-    n = 1000 if name == "mini-v2" else 2000
-    assert len(whole) == len(whole.images) == n
+    n = {"mini-v2": 1000, "mini-bag-pairs": len(whole)}.get(name, 2000)
+    assert len(whole) == len(whole.images) == n > 100
     for column in ("labels", "images", "groups", "captions"):
         if getattr(whole, column) is not None:
             np.testing.assert_array_equal(getattr(whole, column)[:7], getattr(small, column))
     assert (load_dataset(name, n_images=50, seed=1).groups != whole.groups[:50]).any()
-    if name in CLASS_SETS:
+    if name in set(CLASS_SETS) - set(PAIR_SETS):
         assert sorted(whole.groups.tolist()) == list(range(n))
 
 
@@ -95,12 +106,14 @@ def test_the_test_images_are_fixed():
     """Reported numbers rest on these images; a change of the random streams would silently change them."""
     digests = {}
     for name in set(CLASS_SETS + CAPTION_SETS) - set(RESAMPLED):
-        data = load_dataset(name, n_images=1000)
+        data = load_dataset(name, n_images=200 if name in PAIR_SETS else 1000)
         content = data.labels.tobytes() + data.groups.tobytes() + repr(data.captions).encode()
         content += b"" if data.captions else np.stack(data.images).tobytes()
         digests[name] = hashlib.sha256(content).hexdigest()[:12]
     assert digests == {
         "mini-items": "2daa7928d84d",
+        "mini-pairs": "244f2c8f9317",
+        "mini-bag-pairs": "c6ac56b23ace",
         "mini-coloured-items": "0f62d587e5a0",
         "mini-own-colour": "bea1b95d9c82",
         "mini-other-colour": "fc326e632f11",

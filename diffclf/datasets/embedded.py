@@ -5,6 +5,11 @@ Class sets have one tinted photograph per image and a prompt per class:
     mini-items            10 classes, "a photo of a sneaker", in colours seen with the item in training
     mini-coloured-items   60 classes, "a photo of a red sneaker", held-out combinations included
 
+Two sets show two objects side by side; their classes are the left and the right one, each among the 60 coloured items:
+
+    mini-pairs            3600 classes, "a red sneaker to the left of a blue bag"
+    mini-bag-pairs        360 classes, the right object is a bag of any colour
+
 and shifted ones (`diffclf.datasets.shifts`), of the ten classes of mini-items:
 
     mini-v2               collected anew: photographs of split "v2" in the place of "test", rendered in another way
@@ -28,10 +33,11 @@ from diffclf.datasets.photos import load_photos
 from diffclf.datasets.shifts import place, recollect
 from diffclf.datasets.world import COLOURS, ITEMS, LAYOUTS, caption_pair, caption_single
 
-__all__ = ["CAPTION_SETS", "CLASS_SETS", "load_embedded"]
+__all__ = ["CAPTION_SETS", "CLASS_SETS", "PAIR_SETS", "load_embedded"]
 
 SHIFTED_SETS = ("mini-v2", "mini-o", "mini-own-colour", "mini-other-colour")
-CLASS_SETS = ("mini-items", "mini-coloured-items", *SHIFTED_SETS)
+PAIR_SETS = ("mini-pairs", "mini-bag-pairs")
+CLASS_SETS = ("mini-items", "mini-coloured-items", *PAIR_SETS, *SHIFTED_SETS)
 CAPTION_SETS = ("mini-colour", "mini-binding", "mini-relation")
 BLOCK = 1000  # pairs are drawn in blocks of this size, so that a smaller set is the beginning of a larger one
 
@@ -51,11 +57,11 @@ def load_embedded(name: str, split: str = "test", n_images: int | None = None, s
     if name not in (*CLASS_SETS, *CAPTION_SETS):
         raise ValueError(f"embedded data set must be one of {[*CLASS_SETS, *CAPTION_SETS]}, got {name!r}")
     photos, labels = load_photos("v2" if (name, split) == ("mini-v2", "test") else split)
+    if name in PAIR_SETS:
+        return _pairs(name, photos, labels, n_images, seed)
     n_images = n_taken(n_images, len(labels))
     if name in ("mini-binding", "mini-relation"):
-        rng = np.random.default_rng([seed, 7])
-        blocks = [world.sample_scenes(labels, 0, BLOCK, rng=rng) for _ in range(0, n_images, BLOCK)]
-        scenes = np.concatenate(blocks)[:n_images]
+        scenes = _sample_pairs(labels, n_images, seed)
     else:
         scenes = _singles(labels, seed, _allowed_colours(name))[:n_images]
     images, groups = list(world.render(scenes, photos)), scenes["photo"][:, 0]
@@ -74,6 +80,34 @@ def load_embedded(name: str, split: str = "test", n_images: int | None = None, s
         prompts = {f"{colour} {item}": caption_single(item, colour) for colour in COLOURS for item in ITEMS}
         classes = scenes["colour"][:, 0] * len(ITEMS) + classes
     return ImageSet(name, images, classes, tuple(prompts), prompts, groups)
+
+
+def _sample_pairs(labels: np.ndarray, n_images: int, seed: int) -> np.ndarray:
+    """Return scenes of two objects: the first ones of whole blocks."""
+    rng = np.random.default_rng([seed, 7])
+    blocks = [world.sample_scenes(labels, 0, BLOCK, rng=rng) for _ in range(0, n_images, BLOCK)]
+    return np.concatenate(blocks)[:n_images]
+
+
+def _pairs(name: str, photos: np.ndarray, labels: np.ndarray, n_images: int | None, seed: int) -> ImageSet:
+    """Return a set whose classes are a left and a right object."""
+    named = [(colour, item) for colour in COLOURS for item in ITEMS]
+    scenes = _sample_pairs(labels, len(labels), seed)
+    scenes["layout"] = LAYOUTS.index("left")
+    rights = range(len(named))
+    if name == "mini-bag-pairs":
+        bag = ITEMS.index("bag")
+        scenes, rights = scenes[scenes["item"][:, 1] == bag], range(bag, len(named), len(ITEMS))
+    scenes = scenes[: n_taken(n_images, len(scenes))]
+    prompts = {
+        f"{' '.join(left)}, {' '.join(named[right])}": caption_pair(left, "left", named[right])
+        for left in named
+        for right in rights
+    }
+    left, right = (scenes["colour"] * len(ITEMS) + scenes["item"]).T
+    classes = left * len(rights) + np.searchsorted(np.array(rights), right)
+    images = list(world.render(scenes, photos))
+    return ImageSet(name, images, classes, tuple(prompts), prompts, scenes["photo"][:, 0])
 
 
 def _allowed_colours(name: str) -> np.ndarray:
