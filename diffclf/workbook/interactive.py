@@ -12,10 +12,13 @@ from diffclf.workbook.display import html_text
 
 __all__ = ["figure_slider"]
 
-_CHOOSE = (
-    "[...this.closest('figure').querySelectorAll('[data-frame]')]"
-    ".forEach((frame, i) => frame.style.display = i == this.value ? '' : 'none')"
-)
+_CHOOSE = """
+for (const frame of this.closest('figure').querySelectorAll('[data-frame]')) frame.style.display = 'none';
+const chosen = this.closest('figure').querySelectorAll('[data-frame]')[this.value];
+chosen.style.display = '';
+this.closest('figure').querySelector('output').value = chosen.dataset.value;
+this.setAttribute('aria-valuetext', chosen.dataset.value);
+"""
 
 
 def figure_slider(
@@ -23,7 +26,7 @@ def figure_slider(
 ) -> HTML:
     """Return a slider over the values, which `label` names, that shows the figure `draw(value)` of the chosen one.
 
-    All are drawn beforehand. `alt(value)` is the figure in words, shown under it. Raises ValueError without values.
+    All are drawn beforehand. `alt(value)` is the figure in words. Raises ValueError without values.
     """
     if not len(values):
         raise ValueError(f"values of slider {label!r} must not be empty, got none")
@@ -33,8 +36,11 @@ def figure_slider(
         fig.savefig(picture, format="png", dpi=100)
         plt.close(fig)
         source = f"data:image/png;base64,{b64encode(picture.getvalue()).decode()}"
-        words, style = html_text(f"{label} = {value}. {alt(value)}"), "" if position == chosen else "display:none"
-        image = f'<img src="{source}" alt="{words}" style="max-width:100%">'
-        frames.append(f'<div data-frame style="{style}">{image}<figcaption>{words}</figcaption></div>')
-    slider = f'<input type="range" min="0" max="{len(values) - 1}" value="{chosen}" aria-label="{html_text(label)}"'
-    return HTML(f'<figure>{slider} style="width:min(30em, 100%)" oninput="{_CHOOSE}">{"".join(frames)}</figure>')
+        image = f'<img src="{source}" alt="{html_text(alt(value))}" style="max-width:100%">'
+        style = "" if position == chosen else "display:none"
+        frames.append(f'<div data-frame style="{style}" data-value="{value}">{image}</div>')
+    # Some browsers restore a slider when the page is loaded again, but not the frame: autocomplete is off.
+    slider = f'<input type="range" min="0" max="{len(values) - 1}" value="{chosen}" autocomplete="off"'
+    slider += f' aria-valuetext="{values[chosen]}" style="width:min(20em, 60vw)" oninput="{_CHOOSE}">'
+    named = f"<label>{html_text(label)} {slider}</label> <output>{values[chosen]}</output>"
+    return HTML(f"<figure>{named}{''.join(frames)}</figure>")
