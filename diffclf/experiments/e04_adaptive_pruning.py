@@ -1,60 +1,51 @@
-"""Adaptive pruning: searches on stored errors, schedules, what becomes of the true class, and seconds per image.
+"""Adaptive pruning: staged search beside exhaustive search, what becomes of the true class, and seconds per image.
 
 A strategy asks for entries of an error table and gets stored ones. Any number of strategies can thus be compared on the
 same images and the same noise. Tables (n_images, n_prompts, n_trials) hold what a strategy asked for, NaN elsewhere.
-
-    fate of the true prompt = chosen, or lost after stage i
 
 Source: Li et al. 2023, arXiv 2303.16203, Algorithm 2, Tables 6 and 7.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from diffclf.bank import ErrorBank
 from diffclf.classifier import DiffusionClassifier
+from diffclf.datasets import ImageSet
 from diffclf.errortable import prompt_scores
-from diffclf.pruning import Staged, Strategy, run_stored
+from diffclf.experiments.accuracy import accuracies, correct_by_budget
+from diffclf.experiments.e03_timestep_strategies import SharedTrials
+from diffclf.models.protocol import DiffusionModel
+from diffclf.pruning import Exhaustive, Racing, Staged, Strategy, run_stored
 from diffclf.search import ErrorSource, search
+from diffclf.stats import Estimate, paired_difference
 from diffclf.trials import BLOCK, TrialList, uniform
 
-__all__ = [
-    "agreement",
-    "decisions",
-    "evaluations",
-    "fate_groups",
-    "fates",
-    "fit_schedules",
-    "last_stages",
-    "n_evaluations",
-    "run_stored_images",
-    "schedule_label",
-    "search_errors",
-    "stage_timesteps",
-    "staged_strategies",
-    "time_images",
-]
+__all__ = ["Searches", "decisions", "evaluations", "fit_schedules", "n_evaluations", "run_searches"]
+__all__ += ["run_stored_images", "schedule_label", "search_errors", "staged_strategies"]
+__all__ += ["table6_rows", "table7_rows", "time_images"]
 
 
 def evaluations(settings: Mapping[str, Any]) -> int:
-    """Return the denoiser evaluations: further noise seeds, schedules off the shared trials, the race, and the clock.
+    """Return the denoiser evaluations: further noise seeds, schedules off the shared trials, and the clock.
 
     Those of the first seed are counted by notebook 02. The cost of a race depends on the images; it is taken to be 8
     trials of every class and all trials of two.
     """
-    n_images, n_classes, n_trials = (settings[name] for name in ("n_images", "n_classes", "n_trials"))
-    strategies = staged_strategies(fit_schedules(settings["schedules"], n_trials), n_classes)
-    clocked = n_classes * n_trials + next(iter(strategies.values())).evaluations(n_classes)
-    strategies |= staged_strategies(settings["schedules_apart"], n_classes)
-    shared = TrialList(uniform(n_trials))
-    apart = [s.evaluations(n_classes) for s in strategies.values() if not shared.starts_with(s.trial_list())]
-    first = min(BLOCK, settings["race_trials"])
-    race = n_classes * first + 2 * (settings["race_trials"] - first)
-    seeds = (settings["n_seeds"] - 1) * n_classes * n_trials
-    return n_images * (seeds + sum(apart) + race) + (settings["n_timed"] * settings["n_timings"] + 1) * clocked
+    n_images, n_classes, n, seeds = (settings[name] for name in ("n_images", "n_classes", "n_trials", "n_seeds"))
+    staged = staged_strategies(fit_schedules(settings["schedules"], n), n_classes).values()
+    shared, full = TrialList(uniform(n)), n_classes * n
+    apart = sum(s.evaluations(n_classes) for s in staged if not shared.starts_with(s.trial_list()))
+    race = n_classes * BLOCK + 2 * (Racing().trials - BLOCK)
+    clocked = full + next(iter(staged)).evaluations(n_classes) + race
+    searched = n_images * ((seeds - 1) * full + seeds * apart)
+    return searched + (settings["n_timed"] * settings["n_timings"] + 1) * clocked
 
 
 def run_stored_images(strategy: Strategy, errors: NDArray) -> NDArray:
@@ -76,12 +67,6 @@ def decisions(tables: NDArray) -> NDArray[np.int64]:
 def n_evaluations(tables: NDArray) -> NDArray[np.int64]:
     """Return (n_images,) the denoiser evaluations behind each table."""
     return (~np.isnan(tables)).sum(axis=(1, 2))
-
-
-def agreement(live: NDArray, stored: NDArray, rtol: float) -> NDArray[np.bool_]:
-    """Return (n_images,) whether two tables have the same entries, the same errors to rtol and the same decision."""
-    same = np.isclose(live, stored, rtol=rtol, atol=0, equal_nan=True).all(axis=(1, 2))
-    return same & (decisions(live) == decisions(stored))
 
 
 def fit_schedules(entries: Sequence[Mapping[str, Sequence[int]]], n_trials: int) -> list[dict[str, list[int]]]:
@@ -111,65 +96,163 @@ def staged_strategies(entries: Sequence[Mapping[str, Sequence[int]]], n_prompts:
     return made
 
 
-def stage_timesteps(strategy: Staged, n_timesteps: int = 1000) -> list[tuple[NDArray, NDArray]]:
-    """Return, for each stage, the timesteps it evaluates for the first time, and those of all earlier stages."""
-    timesteps, seen, stages = strategy.trial_list(n_timesteps).timesteps, np.array([], dtype=np.int64), []
-    for stage in strategy.stages():
-        new = np.setdiff1d(stage, seen)
-        stages.append((timesteps[new], timesteps[seen]))
-        seen = np.append(seen, new)
-    return stages
+@dataclass(frozen=True, eq=False)
+class Searches:
+    """What strategies found on the same images; an image occurs once per noise seed.
 
-
-def last_stages(strategy: Staged, tables: NDArray) -> NDArray[np.int64]:
-    """Return (n_images, n_prompts) the number of the last stage, from 1, in which each prompt was evaluated.
-
-    Raises ValueError if a prompt has a number of trials that no stage ends with.
+    Attributes:
+        labels: (n_images,) positions of the right prompts; groups (n_images,) are photographs.
+        strategies: name -> strategy; the first one is "exhaustive", the others are staged.
+        tables: name -> (n_images, n_prompts, n_trials) errors, NaN where the strategy asked for none.
     """
-    sizes = np.cumsum([len(new) for new, _ in stage_timesteps(strategy)])
-    counts = (~np.isnan(tables)).sum(axis=2)
-    if len(others := np.setdiff1d(counts, sizes)):
-        raise ValueError(f"trials of a prompt must be one of {sizes}, got {others}")
-    # A stage that adds no trial looks like the stage before; prompts are counted as dropped by the later of the two.
-    return np.searchsorted(sizes, counts, side="right")
+
+    labels: NDArray
+    groups: NDArray
+    strategies: Mapping[str, Strategy]
+    tables: Mapping[str, NDArray]
+
+    @cached_property
+    def correct(self) -> dict[str, NDArray[np.bool_]]:
+        """Name -> (n_images,) whether the strategy decides for the right prompt."""
+        return {name: decisions(tables) == self.labels for name, tables in self.tables.items()}
+
+    @property
+    def errors(self) -> NDArray:
+        """The errors of exhaustive search."""
+        return self.tables["exhaustive"]
+
+    def share(self, members: NDArray[np.bool_]) -> Estimate:
+        """Return the share of (n_images,) images in per cent."""
+        return 100 * accuracies(members[:, None], self.groups)[0]
+
+    def cost(self, name: str) -> float:
+        """Return the denoiser evaluations of an image, mean over images."""
+        return float(n_evaluations(self.tables[name]).mean())
+
+    def equal_trials(self, name: str) -> int:
+        """Return the trials with which exhaustive search costs as much as a strategy."""
+        return min(self.errors.shape[2], round(self.cost(name) / self.errors.shape[1]))
+
+    def curve(self) -> tuple[NDArray[np.int64], list[Estimate]]:
+        """Return numbers of trials, from a twentieth of all, and the accuracy (%) of exhaustive search with each."""
+        most = self.errors.shape[2]
+        budgets = np.unique(np.geomspace(max(1, most // 20), most, 9).round().astype(int))
+        return budgets, [self.share(right) for right in correct_by_budget(self.errors, self.labels, budgets).T]
+
+    def compare(self, name: str, n_trials: int, level: float = 0.95) -> Estimate:
+        """Return the accuracy of a strategy minus that of exhaustive search with n_trials trials, in points."""
+        fewer = correct_by_budget(self.errors, self.labels, [n_trials])[:, 0]
+        return 100 * paired_difference(self.correct[name], fewer, self.groups, level=level)
+
+    def gaps(self) -> dict[str, dict[str, Estimate]]:
+        """Return staged strategy -> its accuracy minus that of exhaustive search with all trials, and at equal cost."""
+        found = {}
+        for name in list(self.strategies)[1:]:
+            ends = {"all trials": self.errors.shape[2], "equal cost": self.equal_trials(name)}
+            found[name] = {f"minus {end}": self.compare(name, n_trials) for end, n_trials in ends.items()}
+        return found
+
+    def rows(self) -> dict[str, dict[str, float | Estimate]]:
+        """Return strategy -> evaluations, accuracy (%), and the differences of `gaps`."""
+        rows, gaps, most = {}, self.gaps(), self.cost("exhaustive")
+        for name, right in self.correct.items():
+            cost = {"evaluations": self.cost(name), "times fewer": most / self.cost(name)}
+            rows[name] = cost | {"accuracy (%)": self.share(right)} | gaps.get(name, {})
+        return rows
+
+    def points(self) -> dict[str, tuple[float, Estimate]]:
+        """Return staged strategy -> evaluations per class, and accuracy (%)."""
+        staged, n_prompts = list(self.strategies)[1:], self.errors.shape[1]
+        return {name: (self.cost(name) / n_prompts, self.share(self.correct[name])) for name in staged}
+
+    def fates(self, name: str) -> dict[str, NDArray[np.bool_]]:
+        """Return what became of the true prompt -> (n_images,) bool, where a strategy or exhaustive search is wrong.
+
+        A prompt is dropped if it lacks a trial. One that has all trials and loses has lost in exhaustive search, too.
+        """
+        right, found = self.correct["exhaustive"], self.correct[name]
+        dropped = np.isnan(self.tables[name][np.arange(len(self.labels)), self.labels]).any(axis=1)
+        fates = {"dropped, exhaustive right": dropped & right, "dropped, exhaustive wrong": dropped & ~right}
+        fates["kept to the end, both wrong"] = ~dropped & ~found & ~right
+        return fates | {"chosen, exhaustive wrong": found & ~right}
 
 
-def fates(strategy: Staged, tables: NDArray, labels: ArrayLike) -> NDArray[np.int64]:
-    """Return (n_images,) what became of the true prompt: 0 if chosen, else the stage after which it was lost."""
-    stage = last_stages(strategy, tables)[np.arange(len(labels)), labels]
-    return np.where(decisions(tables) == labels, 0, stage)
+def run_searches(
+    make_bank: Callable[..., ErrorBank], model: DiffusionModel, images: ImageSet, settings: Mapping[str, Any]
+) -> tuple[Searches, int]:
+    """Return the searches of all strategies, and how many errors were not in a bank.
 
-
-def fate_groups(fate: NDArray, n_stages: int, exhaustive_right: ArrayLike) -> dict[str, NDArray[np.bool_]]:
-    """Return label -> (n_images,) bool, on which images pruning and exhaustive search differ, or both fail."""
-    right = np.asarray(exhaustive_right, dtype=bool)
-    early, late = (fate > 0) & (fate < n_stages), fate == n_stages
-    return {
-        "dropped early, exhaustive right": early & right,
-        "dropped early, exhaustive wrong": early & ~right,
-        "lost at the end, exhaustive right": late & right,
-        "lost at the end, exhaustive wrong": late & ~right,
-        "found, exhaustive wrong": (fate == 0) & ~right,
-    }
+    The schedules are fitted to n_trials. A strategy whose trials are not the first of those that notebooks 02 to 04
+    share gets a bank of its own. `make_bank` is (model, prompts, trials, seed) -> bank.
+    """
+    texts, T, n = images.prompts_for(model), len(model.schedule), settings["n_trials"]
+    seeds = range(settings["seed"], settings["seed"] + settings["n_seeds"])
+    shared = SharedTrials(n, settings["n_repeats"], T).trial_list()
+    banks = [make_bank(model, texts, shared, seed=seed) for seed in seeds]
+    errors = np.concatenate([bank.errors(images.images, n_trials=n, desc=f"seed {bank.seed}") for bank in banks])
+    staged, tables = staged_strategies(fit_schedules(settings["schedules"], n), len(texts)), {"exhaustive": errors}
+    for name, strategy in staged.items():
+        if shared[:n].starts_with(trials := strategy.trial_list(T)):
+            tables[name] = run_stored_images(strategy, errors)
+            continue
+        own = [make_bank(model, texts, trials, seed=seed) for seed in seeds]
+        tables[name] = np.concatenate([search_errors(bank, images.images, strategy, name) for bank in own])
+        banks += own
+    labels, groups = (np.tile(values, len(seeds)) for values in (images.labels, images.groups))
+    found = Searches(labels, groups, {"exhaustive": Exhaustive(n), **staged}, tables)
+    return found, sum(bank.n_evaluations for bank in banks)
 
 
 def time_images(
-    classifiers: Mapping[str, DiffusionClassifier], images: Sequence, repeats: int
+    model: DiffusionModel, images: ImageSet, strategies: Mapping[str, Strategy], repeats: int, seed: int = 0
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float32]]]:
-    """Return name -> (repeats, n_images) seconds and (n_images, n_prompts, n_trials) errors of classifiers.
+    """Return strategy -> (repeats, n_images) seconds and (n_images, n_prompts, n_trials) errors of a classifier.
 
-    The classifiers take turns on every image, so that a machine that slows down slows all of them. Each is run once on
-    the first image without a clock. Raises ValueError if there is no image, or fewer than one repeat.
+    The strategies take turns on every image, so that a machine that slows down slows all of them. Each is run once on
+    the first image without a clock. Raises ValueError for fewer than one repeat.
     """
-    if not len(images) or repeats < 1:
-        raise ValueError(f"images and repeats must be at least 1, got {len(images)} and {repeats}")
-    for classifier in classifiers.values():
-        classifier.errors(images[0])
-    seconds = {name: np.empty((repeats, len(images))) for name in classifiers}
-    tables = {name: [None] * len(images) for name in classifiers}
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    found = {}
+    for name, strategy in strategies.items():
+        classifier = DiffusionClassifier(model, images.prompts, pruning=strategy, seed=seed)
+        classifier.errors(images.images[0])
+        found[name] = classifier, np.empty((repeats, len(images))), [None] * len(images)
     for repeat, number in np.ndindex(repeats, len(images)):
-        for name, classifier in classifiers.items():
+        for classifier, seconds, tables in found.values():
             began = time.perf_counter()
-            tables[name][number] = classifier.errors(images[number]).errors
-            seconds[name][repeat, number] = time.perf_counter() - began
-    return {name: (seconds[name], np.stack(tables[name])) for name in classifiers}
+            tables[number] = classifier.errors(images.images[number]).errors
+            seconds[repeat, number] = time.perf_counter() - began
+    return {name: (seconds, np.stack(tables)) for name, (_, seconds, tables) in found.items()}
+
+
+def table7_rows(timed: Mapping[str, tuple], table6: Mapping[str, Any], table7: Mapping[str, Any]) -> dict[str, dict]:
+    """Return the rows of Table 7: the paper's, with the evaluations of its Table 6, and those of `time_images`.
+
+    "times fewer" and "times faster" compare with the first strategy timed.
+    """
+    seconds = zip(table7["columns"], table7["rows"]["seconds_per_image"], strict=True)
+    rows = {f"paper, {name}": {"evaluations": table6["rows"][name][3], "seconds": spent} for name, spent in seconds}
+    costs = {name: (n_evaluations(tables).mean(), np.median(clock)) for name, (clock, tables) in timed.items()}
+    most = next(iter(costs.values()))
+    for name, own in costs.items():
+        clock, (fewer, faster) = timed[name][0], np.divide(most, own)
+        rows[f"here, {name}"] = {
+            "evaluations": own[0],
+            "seconds": own[1],
+            "fastest": clock.min(),
+            "slowest": clock.max(),
+        }
+        rows[f"here, {name}"] |= {"times fewer": fewer, "times faster": faster}
+    return {name: row | {"per second": row["evaluations"] / row["seconds"]} for name, row in rows.items()}
+
+
+def table6_rows(table6: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the rows of Table 6 with the evaluations of an image: printed, and counted in three ways."""
+    rows = {}
+    for name, (n_classes, keep, trials, printed, _, _) in table6["rows"].items():
+        nested, official = (Staged(trials, keep, grid).evaluations(n_classes) for grid in ("nested", "official"))
+        rows[name] = {"classes": n_classes, "keep": " ".join(map(str, keep)), "trials": " ".join(map(str, trials))}
+        rows[name] |= {"printed": printed, "Algorithm 2": nested, "released code": official}
+        rows[name] |= {"exhaustive": n_classes * trials[-1], "times fewer": n_classes * trials[-1] / official}
+    return rows
