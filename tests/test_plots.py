@@ -4,18 +4,23 @@ import numpy as np
 import torch
 
 from diffclf import Racing
+from diffclf.experiments.e03_timestep_strategies import DESIGNS
 from diffclf.experiments.e09_supervised import Member
 from diffclf.experiments.robustness import Line, Robustness
+from diffclf.experiments.sweep import Outcome
 from diffclf.stats import Estimate
-from diffclf.workbook.plots import nb00, nb01, nb02, nb03, nb04, nb05, nb09, nb10, pieces
+from diffclf.workbook.plots import nb00, nb01, nb02, nb03, nb04, nb05, nb09, nb10, nb14, pieces
 from diffclf.workbook.plots.style import PALETTE, PAPER, set_style
 
 THREE = [Estimate(50, 40, 55), Estimate(60, 50, 70), Estimate(80, 75, 90)]
 T = [100, 500, 900]
 PICTURES = np.random.default_rng(0).random((3, 4, 4, 3))
 TITLES = ["a", "b", "c"]
+MARGINS = {"Bayes' rule": np.outer(np.linspace(-1, 1, 26), np.ones(46)), "equal weights": np.ones((26, 46))}
 FIELD = [Member("dit", "DiT", 1000, 250, 5e9), Member("resnet-18", "ResNet", 300, 1, 2e6)]
 SHARES = {"dit": np.array([[90.0, 10.0, 0.0], [25.0, 75.0, 0.0], [np.nan] * 3]), "networks": np.eye(3) * 100}
+STAGES = ([5, 20, 50], THREE), {"5/50": (9, THREE[0]), "2/50": (10, THREE[1])}, [[25, 78.2], [400, 83.4]], 37
+ROWS = {"boot": {"all": THREE[0], "eq": THREE[1]}, "bag": {"all": THREE[2], "eq": THREE[0]}}, "gap", {"paper": 2.4}
 
 
 def labels(ax):
@@ -25,31 +30,22 @@ def labels(ax):
 def figures():
     plane = np.random.default_rng(0).normal(size=(2, 12))
     gaps = {"boot": THREE[0], "bag": THREE[1]}
-    yield nb00.rules(
-        np.arange(4),
-        np.arange(3),
-        {"Bayes": torch.from_numpy(plane[0]), "equal": plane[1]},
-        np.ones((2, 2)),
-        np.arange(2),
-    )
+    for n_rules in (1, 2):
+        yield nb00.rules(MARGINS, torch.ones(2, 2, 1, 1), torch.arange(2), n_rules)
     yield nb00.errors_over_t(T, plane[:, :3], T, plane[:, :3], ["middle", "sides"])
-    yield nb00.agreement([1, 2, 4], THREE, 90)
+    yield nb00.agreement(([1, 2, 4], THREE), THREE[2])
     yield nb00.error_map_row(PICTURES[0], PICTURES[..., 0], TITLES)
-    yield nb00.class_gaps(PICTURES, TITLES, [gaps] * 3, "bag", "error")
+    yield nb00.class_gaps(dict(zip(T, PICTURES, strict=True)), dict.fromkeys(T, gaps), "bag", *T)
+    yield nb00.four_steps([*PICTURES, PICTURES[0]], gaps, "bag")
     yield nb01.noise_panels(T, np.random.default_rng(0).normal(size=(2, 3, 4)), ["boot", "bag"])
-    yield nb01.variance_panels(T, {"own": THREE, "shared": THREE}, THREE)
-    yield nb01.accuracy_by_sharing(np.array([1, 2, 4]), {"t": THREE, "nothing": THREE}, 10)
-    yield nb02.timestep_panels((T, T), (T, THREE, THREE), (T, T, T), (10, 3))
-    yield nb02.snr_panels({"this": T, "paper": T})
-    yield nb02.snr_panels({"this": T, "paper": T}, (T, THREE), (T, T))
+    yield nb01.rank_points(THREE, THREE[0], 2, 48)
+    yield nb02.figure3((T, T), (T, THREE), [[0, 7], [500, 46]], ([1, 0, -1], THREE), [[2, 0.2], [0, 1]], {"chance": 10})
+    yield nb02.guesses(
+        {"noised": torch.zeros(3, 3, 4, 4), 'guess,\n"bag"': torch.ones(3, 3, 4, 4)}, [0, 1, 2], [4, 3, 2]
+    )
     yield pieces.picture_grid({"noised": PICTURES, "guess": PICTURES}, TITLES)
-    yield nb02.accuracy_on_the_line(T, THREE, 66)
-    yield nb02.margin_panels(T, THREE, THREE)
-    yield nb03.accuracy_on_the_line({"b": THREE}, TITLES)
-    yield nb03.design_panels({"a": ([1, 2, 4], THREE)}, {"a": [[1, 10], [2, 20]]}, (10, 3))
-    yield nb04.stage_panels({"nested": [([1, 5], []), ([3], [1, 5])], "official": [([2], []), ([4], [2])]}, ["2", "4"])
-    yield nb04.accuracy_against_cost(([1, 3, 10], THREE), {"race": (2, THREE[0])}, [[1, 10], [3, 30]], 10)
-    yield nb04.bars(gaps, title="fates", xlabel="share")
+    yield nb04.accuracy_against_cost(*STAGES)
+    yield nb04.row_points(*ROWS)
     accuracy = {"dit": THREE[2], "resnet-18": THREE[1]}
     yield nb09.accuracy_against_size(FIELD, accuracy, {"ResNet-18": THREE[0], "Diffusion Classifier 256": THREE[1]})
     yield nb09.accuracy_against_cost(FIELD, accuracy)
@@ -63,32 +59,145 @@ def test_every_figure_can_be_drawn():
         fig.draw_without_rendering()
 
 
-def test_a_curve_has_its_estimates_and_a_band_between_their_ends():
-    (ax,) = nb02.accuracy_on_the_line(T, THREE, 66).axes
-    assert ax.lines[0].get_ydata().tolist() == [50, 60, 80]
-    corners = ax.collections[0].get_paths()[0].vertices
-    assert {(100, 40), (100, 55), (900, 90)} <= {tuple(corner) for corner in corners}
-    assert labels(ax) == ["perfect denoiser, 95%", "nearest class mean", "chance"]
+def test_figure_1_says_who_wins_and_that_its_scales_differ():
+    right = {"boot": Estimate(3, 1, 4), "bag": Estimate(0, 0, 0)}
+    gaps = {100: right, 500: right | {"boot": Estimate(-3, -4, -1)}}
+    fig = nb00.class_gaps(dict.fromkeys(gaps, PICTURES[0]), gaps, "bag", *gaps)
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["t = 100\nbag wins: right", "t = 500\nboot wins: WRONG"]
+    assert "own scale" in fig.get_supxlabel()
+    assert "At t = 500 boot has the smallest error, by 3 before bag." in nb00.class_gaps_alt(gaps, "bag", *gaps)
+    assert "own scale" not in nb00.class_gaps({500: PICTURES[0]}, gaps, "bag", 500).get_supxlabel()
+    fig = nb00.four_steps([*PICTURES, PICTURES[0]], gaps[500], "bag")
+    (errors,) = [ax for ax in fig.axes if ax.texts]
+    assert [text.get_text() for text in errors.texts] == ["boot: smallest", "bag"]
+    assert nb00.four_steps_alt(500, gaps[500], "bag").endswith("that of boot, but the image shows a bag.")
 
 
-def test_a_strategy_has_the_same_colour_in_every_panel():
-    panels = {"ten": ([1, 2, 4], THREE), "sixty": ([6, 12, 24], THREE)}
-    points = [{"staged": (9, THREE[0]), "race": (5, THREE[1])}, {"race": (30, THREE[2])}]
-    fig = nb04.study_panels({name: (panels[name], own) for name, own in zip(panels, points, strict=True)})
+def test_the_exact_world_in_words():
+    assert "equal weights decides alike on 50% of the plane" in nb00.rules_alt(MARGINS, 2)
+    assert nb00.errors_over_t_alt(T, np.array([[3, 2, 1], [1, 2, 1]]), "ab").count("t = 100: 2.00") == 1
+    assert "from 50.0 points with 1 to 80.0 with 4" in nb00.agreement_alt(([1, 2, 4], THREE), THREE[2])
+    maps = np.array([np.full((2, 2), 0.002), np.full((2, 2), 0.005)])
+    assert nb00.error_map_row_alt(maps, ["bag", "boot"]).endswith("is 2.0; its rivals differ by: boot +3.0.")
+
+
+def test_variances_stand_beside_the_papers_and_curves_of_accuracy_side_by_side():
+    by_t = {"own noises": THREE, "shared noise": THREE[::-1], "ratio": THREE}
+    paper = {"median": 48, "quartiles": [21, 100]}
+    left, right = nb01.variance_panels(T, by_t, paper).axes
+    assert labels(left) == ["own noises", "shared noise"]
+    assert list(right.lines[0].get_ydata()) == [48, 48] and right.lines[0].get_color() == PAPER
+    said = nb01.variance_panels_alt(T, by_t, paper)
+    assert "own noises 50 and 80; shared noise 80 and 50. The median of their ratio over t is 60;" in said
+    assert said.endswith("that of the paper's is 48.")
+    found = {"t": (np.array([1, 2, 4]), THREE), "nothing": (np.array([1, 2, 4]), THREE)}
+    (ax,) = nb01.accuracy_by_sharing(found, 10).axes
+    assert ax.containers[0].lines[0].get_xdata()[0] < 1 == ax.containers[1].lines[0].get_xdata()[0]
+    assert "with 1 and with 4 trials per class is, by what is shared: t 50 and 80;" in nb01.accuracy_by_sharing_alt(
+        found, 10
+    )
+    assert "nearest rival 50 [40, 55], farthest 80 [75, 90], random 60" in nb01.rank_points_alt(THREE, THREE[1], 2, 48)
+    errors = np.array([[[1.0, 3.0]], [[2.0, 6.0]]])  # the mean over the curves is 3
+    assert nb01.noise_panels_alt([7], errors, TITLES[:2]).endswith("ranges of the panels are -2 to -1, 0 to 3.")
+
+
+def test_curves_over_snr_stand_apart_with_much_noise_on_the_right():
+    panels = {
+        "line": {"wide": ([2, 0, -1], THREE), "narrow": ([2, 0, -1], THREE[::-1])},
+        "known": {"a": ([0], THREE[:1])},
+    }
+    line, known = nb02.snr_panels(panels, ["points", "%"], {"chance": 50}).axes
+    wide, narrow = line.containers
+    assert wide.lines[0].get_xydata().tolist() == [[2, 50], [0, 60], [-1, 80]]
+    np.testing.assert_allclose(narrow.lines[0].get_xdata(), [2.03, 0.03, -0.97])
+    assert line.xaxis_inverted() and known.get_ylabel() == "%" and labels(line) == ["chance", "wide", "narrow"]
+    assert "line, wide: 50.0 at 2, 80.0 at -1, 80.0 at -1; line, narrow: 80.0 at 2" in nb02.snr_panels_alt(panels)
+
+
+def test_figure_3_in_words_has_both_ends_and_the_peak_of_both_curves():
+    said = nb02.figure3_alt((), (T, THREE[::-1]), [[0, 7.6], [500, 46.5], [1000, 13.2]])
+    assert "This run has 80.0 at 100, 80.0 at 100, 50.0 at 900; the paper's has 7.6 at 0, 46.5 at 500" in said
+    rows = {"noised": None, 'guess,\n"bag"': None, 'guess,\n"boot"': None}
+    assert nb02.guesses_alt(rows, T).endswith('guesses at the clean picture, for "bag" and for "boot".')
+
+
+def test_a_family_has_the_same_colour_in_every_panel():
+    ten = {"staged": ([1, 2, 4], THREE), "race": ([5], THREE[1:2])}
+    panels = {"ten": ten, "sixty": {"race": ([6, 12, 24], THREE)}}
+    fig = nb14.cost_panels(panels, gigaflops=0.5)
     colours = [dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) for ax in fig.axes]
-    assert colours[0]["race"][0].get_color() == colours[1]["race"][0].get_color() == PALETTE[2]
-    assert [ax.get_ylim() for ax in fig.axes] == [(40, 100)] * 2
-    assert len(fig.legends[0].get_texts()) == 3
+    assert colours[0]["race"].get_color() == colours[1]["race"].get_color() == PALETTE[1]
+    upper = fig.axes[0].child_axes[0]
+    fig.draw_without_rendering()
+    assert upper.get_xlim() == tuple(0.5 * end for end in fig.axes[0].get_xlim())
+    said = nb14.cost_panels_alt(panels)
+    assert "ten: staged 80.0 with 4, race 60.0 with 5. sixty: race 80.0 with 24." in said
+
+
+def test_growth_shows_costs_per_image_and_per_class():
+    ten, sixty = (Outcome(np.zeros(2), np.ones(2), np.array([n, n])) for n in (100, 300))
+    found, fits = {"race": {10: ten, 60: sixty}}, {"race": THREE[0]}
+    fig = nb14.growth_panels(found, 128, fits)
+    lines = [ax.lines[1].get_ydata().tolist() for ax in fig.axes]
+    assert lines == [[100, 300], [10, 5]] and list(fig.axes[0].lines[0].get_ydata()) == [1280, 7680]
+    said = nb14.growth_panels_alt(found, 128, fits)
+    assert "race from 100 with 10 classes to 300 with 60" in said and said.endswith("Exponents: 50.00 (race).")
 
 
 def test_a_race_marks_who_was_dropped_and_who_won():
     errors = np.random.default_rng(0).normal(0, 0.1, (3, 32)) + np.array([[0.0], [0.1], [5.0]])
     looks = list(Racing(trials=32, threshold=2.0).rounds(errors))
-    (ax,) = nb04.race_lines(looks, ["boot", "bag", "shirt"]).axes
+    (ax,) = nb14.race_lines(looks, ["boot", "bag", "shirt"]).axes
     names = ["boot", "bag", "shirt"]
-    names[looks[-1].best] += " (the winner)"
+    names[looks[-1].best] += " (wins)"
     assert sorted(labels(ax)) == sorted(names)
     assert sum(line.get_marker() == "x" for line in ax.lines) == 3 - len(looks[-1].survivors)
+
+
+def test_designs_keep_their_colours_and_those_of_the_other_row_are_grey():
+    set_style()
+    run, paper = dict.fromkeys(DESIGNS, ([1, 2, 4], THREE)), dict.fromkeys(DESIGNS, [[1, 10], [2, 20]])
+    fig = nb03.design_panels(run, paper, (10, 3))
+    fig.draw_without_rendering()
+    for ax, n in zip(fig.axes[::2], (4, 5), strict=True):
+        bars = {bar.get_label(): bar.lines[0].get_color() for bar in ax.containers}
+        assert len(bars) == n and all(PALETTE[list(DESIGNS).index(name)] == colour for name, colour in bars.items())
+        assert sum(line.get_color() == nb03.GREY for line in ax.lines) == 8 - n
+    assert "; 500 50 with 1 and 80 with 4;" in nb03.design_panels_alt(run, paper, (10, 3))
+    single = {"500": ([1, 2, 4], THREE), "500, other": ([1, 2, 4], THREE)}
+    drawn = single, {"Even 5": ([5, 10, 25], THREE)}, {"Even 5": [[25, 2], [80, 3]]}
+    left, right = nb03.difference_panels(*drawn).axes
+    assert left.containers[0].lines[0].get_color() == PALETTE[3] and len(left.containers) == 2
+    (theirs,) = (line for line in right.lines if line.get_label() == "Even 5, paper")
+    assert theirs.get_ydata().tolist() == [2, 3] and theirs.get_color() == PALETTE[6]
+    assert "500, other 50 [40, 55] with 1 and 80 [75, 90] with 4;" in nb03.difference_panels_alt(*drawn)
+    gains = {"500": (12, 24, THREE[0]), "0": (10, 20, THREE[1])}, {"0": (8, 16, 1.0), "500": (8, 16, 2.0)}
+    (ax,) = nb03.gain_points(*gains).axes
+    (points,) = (line for line in ax.lines if line.get_label() == "paper")
+    assert points.get_xdata().tolist() == [2, 1] and points.get_color() == PAPER
+    assert ax.get_yticklabels()[0].get_text() == "500: 12 to 24 (paper 8 to 16)"
+    said = nb03.gain_points_alt(*gains)
+    assert "500 gains 50 [40, 55] from 12 to 24 trials" in said and said.endswith("500 2, 0 1.")
+
+
+def test_points_of_strategies_stand_apart_beside_the_curve_and_the_papers():
+    (ax,) = nb04.accuracy_against_cost(*STAGES).axes
+    points = {bars.get_label(): bars.lines[0].get_xydata()[0] for bars in ax.containers}
+    np.testing.assert_allclose(points["5/50"], [9 / 1.03**0.5, 50])
+    np.testing.assert_allclose(points["2/50"], [10 * 1.03**0.5, 60])
+    assert "chance: 2.7%" in ax.get_ylabel() and ax.get_ylim()[0] > 30
+    said = nb04.accuracy_against_cost_alt(*STAGES)
+    assert "has 50.0% with 5 and 80.0% with 50" in said and "2/50 60.0% with 10" in said
+    assert said.endswith("from 78.2% to 83.4%.")
+
+
+def test_rows_have_a_point_per_series_one_above_the_other():
+    (ax,) = nb04.row_points(*ROWS).axes
+    drawn = [bars.lines[0].get_xydata().tolist() for bars in ax.containers]
+    assert drawn == [[[50, -0.125], [80, 0.875]], [[60, 0.125], [50, 1.125]]]
+    assert ax.get_ylim() == (1.5, -0.5) and sorted(labels(ax)) == ["all, 95%", "eq, 95%", "paper"]
+    said = nb04.row_points_alt(*ROWS)
+    assert "boot has 50 [40, 55] (all), 60 [50, 70] (eq); bag" in said and said.endswith("marks 2.4 (paper).")
 
 
 def test_pictures_are_clipped_to_what_can_be_drawn():

@@ -8,7 +8,7 @@ from diffclf.workbook.settings import profiles, read_notebook_file, resolve
 
 # Denoiser evaluations that two cores do in the minutes that the notebooks have: at mini about 24, at 750 a second;
 # at smoke a few seconds each.
-LIMITS = {"smoke": 25_000, "mini": 1_100_000}
+LIMITS = {"smoke": 40_000, "mini": 1_700_000}
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from itertools import cycle
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffclf.bench.clock import Comparison, compare
 from diffclf.bench.plain_loop import plain_loop
@@ -16,6 +15,7 @@ from diffclf.datasets import ImageSet
 from diffclf.evaluator import Evaluator
 from diffclf.images import load_images, to_pixels
 from diffclf.models.conditioning import Conditioning
+from diffclf.models.operations import count_operations
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning import Staged, Strategy
 from diffclf.trials import Trials, image_key, uniform
@@ -76,12 +76,9 @@ def measure_throughput(
 
 def _gigaflops(model: DiffusionModel, size: int = 2048) -> tuple[float, float]:
     """Return billions of operations of one evaluation, and per second of a matrix product of this size."""
-    x0, cond, _, _ = _problem(model, 1)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model.denoise(x0, torch.zeros(1, dtype=torch.int64, device=model.device), cond[:1])
     matrix = torch.randn(size, size, device=model.device, dtype=model.dtype)
     product = compare({"product": lambda: matrix @ matrix}, [2 * size**3 / 1e9], 5)["product"]
-    return counter.get_total_flops() / 1e9, 1 / product["seconds"]
+    return count_operations(model) / 1e9, 1 / product["seconds"]
 
 
 def time_races(

@@ -1,12 +1,11 @@
 """`diffclf bench`: how much faster the evaluator and the race are than the paper's loop, measured in one run.
 
-Accuracies are those of the study beside the model's weights (`diffclf.experiments.study`); --full computes it anew.
+Notebook 14_racing says how accurate they are.
 """
 
 import argparse
 import json
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
@@ -15,15 +14,19 @@ import torch
 from diffclf.bench.throughput import measure_overhead, measure_throughput, time_races
 from diffclf.commands.options import count
 from diffclf.datasets import load_dataset
-from diffclf.experiments.study import read_study, strategy_rows, write_study
-from diffclf.experiments.tasks import TASKS
+from diffclf.experiments.e14_racing import label_tree
 from diffclf.models import load_model
-from diffclf.models.loading import built_in_models
 from diffclf.models.protocol import DiffusionModel
-from diffclf.pruning import Racing
+from diffclf.pruning import Hierarchical, Racing, Staged, Strategy
 from diffclf.texttable import text_table
 
 __all__ = ["add_arguments", "run"]
+
+SCHEDULES = {
+    "mini-items": Staged((50, 500), (5, 1)),
+    "mini-coloured-items": Staged((20, 50, 100, 500), (20, 10, 5, 1)),
+}
+"""Data sets, and the paper's schedule for about as many classes (Table 6: CIFAR-10's, and Food-101's)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,15 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", type=count, default=16, help="test images a race is timed on (default %(default)s)")
     add("--only-overhead", action="store_true", help="the evaluator over the bare network, no more")
     add("--no-compile", action="store_true", help="leave the compiled network out: a minute less")
-    add("--full", action="store_true", help="compute the accuracies anew, on 500 or 1000 test images a task: hours")
-    add("--work", type=Path, default=Path("runs/bench"), help="error banks of --full; a killed run continues there")
     add("--json", action="store_true", help="print the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print the results."""
-    if args.full and (args.only_overhead or args.model not in built_in_models()):
-        raise ValueError(f"full is for a built-in model and all measurements, got {args.model!r}")
     model = load_model(args.model, device=args.device)
     found = {"overhead": measure_overhead(model, args.pairs, args.batch_size)}
     if not args.only_overhead:
@@ -59,21 +58,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _more_measurements(args: argparse.Namespace, model: DiffusionModel) -> dict[str, Any]:
-    """Return the throughput, the races of each task, and their accuracies from the study where there is one."""
+    """Return the throughput, and the races on each data set."""
     plain, fast = load_model(args.model, device=args.device), model
     plain.network.to(memory_format=torch.contiguous_format)  # as diffusers loads it
     models = {"evaluator": model}
     if not args.no_compile:
         models["compiled"] = fast = load_model(args.model, device=args.device, compile=True)
     found = {"throughput": measure_throughput(plain, models, args.rounds)}
-    if args.full:
-        write_study(fast, args.work)
-    study = read_study(fast)
-    for name, task in TASKS.items():
-        data, staged = load_dataset(name, n_images=args.images), replace(task.schedule, grid="official")
-        found[name] = time_races(fast, plain, data, staged, task.races(Racing()), args.rounds)
-        if study:
-            found[f"{name}, from the study"] = strategy_rows(study["tasks"][name])
+    for name, schedule in SCHEDULES.items():
+        data = load_dataset(name, n_images=args.images)
+        strategies: dict[str, Strategy] = {"race": Racing()}
+        if tree := label_tree(data):
+            strategies["label tree + race"] = Hierarchical(tree)
+        found[name] = time_races(fast, plain, data, schedule, strategies, args.rounds)
     return found
 
 

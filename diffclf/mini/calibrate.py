@@ -4,7 +4,7 @@ The threshold is chosen on *tune* images and then reported, once, on *test* imag
 killed run goes on.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from diffclf.stats import non_inferior
 __all__ = ["calibrate_model"]
 
 DATASET = "mini-items"
-N_TRIALS = 500  # of the bank, as in the study of strategies (`diffclf bench --full`), which reads the same errors
 
 
 def _tables(
@@ -31,10 +30,9 @@ def _tables(
 ) -> tuple[ImageSet, NDArray[np.float32]]:
     """Return images and their errors of every class on every trial of the race, (n_images, n_classes, n_trials)."""
     data = load_dataset(DATASET, split, n_images)
-    n_timesteps = len(model.schedule)
-    trials = replace(race, trials=max(race.trials, min(N_TRIALS, n_timesteps))).trial_list(n_timesteps)
+    trials = race.trial_list(len(model.schedule))
     bank = ErrorBank(folder, model, data.prompts_for(model), trials, losses=("l2",))
-    return data, compute_errors(bank, data.images, n_trials=len(race.trial_list(n_timesteps)), desc=split)
+    return data, compute_errors(bank, data.images, desc=split)
 
 
 def _summary(found: Calibration) -> dict[str, Any]:

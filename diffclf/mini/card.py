@@ -64,7 +64,6 @@ def _pipeline_facts(folder: Path) -> dict[str, object]:
         },
         "versions": sd.VERSIONS.values(),
         "race": json.loads(race.read_text()) if race.is_file() else None,
-        "has_study": (folder / "study.json").is_file(),
     }
 
 

@@ -22,7 +22,7 @@ __all__ = ["cost_report", "downloads", "evaluations"]
 KINDS = dict.fromkeys(
     ("model", "class_model", "networks", "filters", "twins", "checkpoints", "filter_network"), "model"
 )
-KINDS |= dict.fromkeys(("dataset", "class_dataset", "sets", "more_tasks", "shifted"), "dataset")
+KINDS |= dict.fromkeys(("dataset", "class_dataset", "sets", "more_tasks", "shifted", "tasks", "growth"), "dataset")
 """Settings that name models or data sets: one name, a list, a mapping to names, or one from names to their sizes."""
 
 
