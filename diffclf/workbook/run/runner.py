@@ -67,6 +67,7 @@ def _execute(job: Job, folder: Path, n_parallel: int, stop: Event) -> str:
         "log": str(folder / "logs" / f"{job.name}.log"),
         "parameters": job.parameters,
         "timeout_s": job.settings["timeout_s"],
+        "solutions": job.settings["solutions"],
     }
     with (
         tempfile.TemporaryDirectory(prefix="dc") as scratch,

@@ -21,7 +21,8 @@ def execute(job: dict[str, Any], state: Path) -> str:
     """Run a notebook in its own folder; return "ok" or what went wrong.
 
     The job has `source`, the committed notebook; `target`, the executed one, which keeps all that ran before an error;
-    `parameters`; `log`, a file for what the cells print; `timeout_s`, the longest time of a cell, or None.
+    `parameters`; `log`, a file for what the cells print; `timeout_s`, the longest time of a cell, or None; `solutions`,
+    whether the exercises' solutions are run.
     """
     import nbformat
     import papermill
@@ -51,7 +52,7 @@ def execute(job: dict[str, Any], state: Path) -> str:
                 execution_timeout=job["timeout_s"],
                 autosave_cell_every=30,
                 on_cell_start=announce,
-                skip_cells_with_tag="" if os.environ.get("DIFFCLF_SOLUTIONS") else "solution",
+                skip_cells_with_tag="" if job["solutions"] or os.environ.get("DIFFCLF_SOLUTIONS") else "solution",
                 config=Config({"KernelManager": transport}),
             )
         except papermill.PapermillExecutionError as error:
