@@ -43,8 +43,9 @@ addEventListener("unhandledrejection", e => faults.push(String(e.reason)));
 HARNESS = """<!doctype html><title>harness</title>
 <iframe width="{width}" height="900" src="{address}"></iframe><pre></pre>
 <script>
-addEventListener("load", () => setTimeout(() => {{
+addEventListener("load", () => setTimeout(async () => {{
   const view = document.querySelector("iframe").contentWindow, page = view.document;
+  const found = view.axe ? (await view.axe.run()).violations : [];
   document.querySelector("pre").textContent = JSON.stringify({{
     width: page.documentElement.scrollWidth,
     wide: [...page.querySelectorAll("article *")].filter(e => {{
@@ -57,18 +58,20 @@ addEventListener("load", () => setTimeout(() => {{
     elsewhere: view.performance.getEntriesByType("resource").map(r => r.name),
     formulas: page.querySelectorAll("mjx-container svg").length,
     faults: view.faults,
+    violations: found.flatMap(rule => rule.nodes.map(node => rule.id + ": " + node.html.slice(0, 160))),
   }});
 }}, 3000));
 </script>"""
 
 
-def measure(page, folder, width):
+def measure(page, folder, width, axe=""):
     """Return what a page on disk measures in a frame of that many pixels, and what failed to load or run there.
 
-    What is loaded is a copy beside the page that takes note of every error event.
+    What is loaded is a copy beside the page that takes note of every error event. axe: the text of axe-core, which then
+    looks for what keeps people out (`violations`, "rule: element").
     """
-    probe = page.with_name(f"probe-{page.name}")
-    probe.write_text(page.read_text(encoding="utf-8").replace("<head>", f"<head>{LISTENER}", 1), encoding="utf-8")
+    probe, added = page.with_name(f"probe-{page.name}"), LISTENER + (f"<script>{axe}</script>" if axe else "")
+    probe.write_text(page.read_text(encoding="utf-8").replace("<head>", f"<head>{added}", 1), encoding="utf-8")
     harness = folder / "harness.html"
     harness.write_text(HARNESS.format(width=width, address=probe.as_uri()), encoding="utf-8")
     try:

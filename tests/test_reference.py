@@ -6,10 +6,12 @@ from notebook_maker import write_notebook
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from diffclf.commands.main import main
+from diffclf.commands.reference import QUESTIONS, results_table, with_results
 from diffclf.files import write_json
 from diffclf.workbook import results
 from diffclf.workbook.results import copy_reference
-from diffclf.workbook.settings import reports_dir
+from diffclf.workbook.settings import CHECKOUT, reports_dir
 
 
 @pytest.fixture
@@ -26,9 +28,14 @@ def full(tmp_path, monkeypatch):
     (folder / "figures" / "01_one-ramp.svg").write_text("<svg/>")
     (folder / "tables" / "01_one-t.csv").write_text("a\n1\n")
     write_json(folder / "claims" / "01_one.json", {"claims": []})
-    record = {"status": "ok", "seconds": 3.0, "error": "", "parameters": {"dataset": "/a/secret/place"}, "seed": 0}
-    write_json(folder / "runs" / "01_one.json", record)
+    write_json(folder / "runs" / "01_one.json", made_at("0123456789ab"))
     return folder
+
+
+def made_at(commit, model=None):
+    """Return the record of a notebook's run."""
+    record = {"status": "ok", "seconds": 3.0, "error": "", "parameters": {"dataset": "/a/secret/place"}, "seed": 0}
+    return {**record, "environment": {"commit": commit}, "model": model}
 
 
 def test_copies_claims_tables_and_figures(full):
@@ -55,3 +62,50 @@ def test_a_run_that_is_not_whole_is_an_error(full, status):
     write_json(path, {"status": status}) if status else path.unlink()
     with pytest.raises(ValueError, match="must be whole: .*01_one"):
         copy_reference()
+
+
+@pytest.mark.parametrize("second", ["ba9876543210", "0123456789ab-dirty", None])
+def test_a_run_of_changed_or_different_code_is_an_error(full, second):
+    write_json(full / "runs" / "02_two.json", made_at(second))
+    with pytest.raises(ValueError, match=f"one commit without local changes, got 01_one 0123456789ab, 02_two {second}"):
+        copy_reference()
+
+
+def test_a_run_with_other_weights_is_an_error(full, mini_sd):
+    model = {"name": "mini-sd", "dtype": "float32", "fingerprint": mini_sd.fingerprint}
+    write_json(full / "runs" / "01_one.json", made_at("0123456789ab", model))
+    assert copy_reference().is_dir()
+    write_json(full / "runs" / "01_one.json", made_at("0123456789ab", {**model, "fingerprint": "older"}))
+    with pytest.raises(ValueError, match=f"mini-sd in 01_one .* shipped now, {mini_sd.fingerprint}, got older"):
+        copy_reference()
+
+
+def test_command_leaves_the_readme_alone_where_reports_are_elsewhere(full, capsys):
+    before = (CHECKOUT / "README.md").read_bytes()
+    assert main(["reference"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Reference: ") and "README" not in out
+    assert (CHECKOUT / "README.md").read_bytes() == before
+
+
+def test_results_table_has_a_row_per_judged_claim(tmp_path):
+    claim = {"estimate": -0.05, "low": None, "high": 1.0, "unit": "points", "verdict": "holds", "paper": 2.5}
+    claims = [{**claim, "id": id, "words": "holds in the mini world"} for id in ("staged-not-worse", "not-there")]
+    write_json(tmp_path / "claims" / "04_any.json", {"claims": claims})
+    first, second, *rows = results_table(tmp_path).splitlines()
+    assert first.count("|") == second.count("|") == 5
+    number = "−0.0500 [−∞, 1] points"
+    assert rows == [f"| {QUESTIONS['staged-not-worse']} | 2.50 points | {number} | ✓ holds in the mini world |"]
+
+
+def test_results_replace_what_stands_between_the_markers():
+    text = "a\n<!-- results -->\nold\n<!-- /results -->\nb\n"
+    assert with_results(text, "new") == "a\n<!-- results -->\nnew\n<!-- /results -->\nb\n"
+    for wrong in ("a", "<!-- results -->", "<!-- /results --><!-- results -->", text + text):
+        with pytest.raises(ValueError, match="README.md must have one line <!-- results -->"):
+            with_results(wrong, "new")
+
+
+def test_readme_has_the_results_of_the_reference_run():
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert with_results(readme, results_table(CHECKOUT / "reports" / "reference")) == readme

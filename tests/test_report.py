@@ -1,7 +1,10 @@
 """New notebooks from their files to the report; the report's pages, also in a browser without a network."""
 
+import json
+import os
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
@@ -10,18 +13,24 @@ from browser import load, measure, needs_chromium
 from bs4 import BeautifulSoup
 from notebook_maker import make_claim, write_notebook
 
+from diffclf.files import write_json
+from diffclf.workbook.plots.forest import forest, forest_alt
 from diffclf.workbook.report.build import build_report
-from diffclf.workbook.report.staging import stage
+from diffclf.workbook.report.staging import stage, stage_guide
 from diffclf.workbook.run.cost import cost_report
 from diffclf.workbook.run.plan import plan
 from diffclf.workbook.run.runner import reproduce
+from diffclf.workbook.settings import CHECKOUT
 
+GUIDE = CHECKOUT / "docs" / "reading-group.md"
+AXE = Path(os.environ.get("AXE", ""))
+"""axe.min.js of the npm package axe-core, which looks for what keeps people out of a page."""
 FIRST = [
     'from diffclf.workbook import Workbook\nwb = Workbook("01_first", profile=profile, seed=seed)',
     "## Mathematics\n\n$$\\hat\\epsilon = \\arg\\min_c \\mathbb{E}\\,(\\epsilon - \\epsilon_\\theta(x_t, c))^2$$"
     "\n\nand inline $x_t = \\sqrt{\\bar\\alpha_t}\\,x_0$. A word to search for: quokka.",
     "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.plot([0, 500, 1000], [1, 3, 2])\n"
-    'wb.show(fig, alt="A curve that rises and falls & <ends>", name="figure1")',
+    'wb.show(fig, alt="A curve rises to 1.5 and falls & <ends>. It is blue.", name="figure1")',
     "import pandas as pd\n"
     'wb.table(pd.DataFrame({f"a rather wide column {i}": [i, 2.5 * i] for i in range(9)}), "wide", caption="Wide")',
     'wb.claim("more-is-better", 5.0, 1.0, 9.0, n=10, detail="On <pets>.")\n'
@@ -52,25 +61,75 @@ def site(tmp_path_factory):
         write_notebook(folder / "notebooks", "02_second", SECOND, [make_claim("never-counted")])
         assert cost_report(plan("mini"), rate=lambda name: 10.0).splitlines()[-1].split()[:2] == ["total", "200"]
         assert reproduce("mini", n_parallel=2) == 1
+        write_reference(folder / "reports")
         page = build_report("mini", strict=True)
     return page.parent
+
+
+def write_reference(reports):
+    """Keep the first notebook as the reference, with other weights, and with another margin for one claim."""
+    run, judged = (json.loads((reports / "mini" / part / "01_first.json").read_text()) for part in ("runs", "claims"))
+    judged["claims"][1]["margin"] = 1.0
+    write_json(reports / "reference" / "claims" / "01_first.json", judged)
+    changes = {"model": {"fingerprint": "a"}, "environment": {"commit": "0123456789abcdef"}}
+    write_json(reports / "reference" / "runs" / "01_first.json", {**run, **changes})
 
 
 def test_front_page_counts_only_what_ran(site):
     text = (site / "index.html").read_text()
     assert "more-is-better" in text and "likes-cats" in text and "never-counted" not in text
-    assert '<div class="holds"><strong>1</strong>✓ hold</div>' in text
-    assert '<div class="undecided"><strong>1</strong>? undecided</div>' in text
+    page = BeautifulSoup(text, "html.parser")
+    assert " ".join(page.find("p", class_="answer").text.split()) == (
+        "In the mini world, the only test of the method holds; the only analogue about particular models is undecided."
+    )
+    assert "about 15 images instead of 10 would decide that the claim holds" in page.find(id="likes-cats").text
+    assert "Holds: more-is-better. Undecided: likes-cats." in page.select_one("figure.forest img")["alt"]
     assert "1 of 2 notebooks did not run to their end" in text
     assert "out of &lt;luck&gt;" in text
     assert "12.5" in text and "[1, 9]" in text and "in the mini world" in text
     assert "On &lt;pets&gt;." in text and "<luck>" not in text and "no heading</h1>" not in text
 
 
+def test_reference_is_marked_where_it_differs(site):
+    page = BeautifulSoup((site / "index.html").read_text(), "html.parser")
+    assert "The reference run has the profile full and was made at commit 0123456789ab." in page.text
+    marks = [[mark.text for mark in page.find(id=id).select(".mark")] for id in ("more-is-better", "likes-cats")]
+    assert marks == [["other weights"], ["other weights", "another contrast or margin"]]
+
+
+def test_gallery_has_the_first_sentence_of_each_description(site):
+    page = BeautifulSoup((site / "index.html").read_text(), "html.parser")
+    (figure,) = page.select(".gallery figure")
+    assert list(figure.figcaption.strings) == ["A curve rises to 1.5 and falls & <ends>.", "01_first"]
+    assert figure.img["alt"] == "A curve rises to 1.5 and falls & <ends>. It is blue."
+
+
+RECORD = {"notebook": "01_first", "kind": "test", "direction": "greater", "margin": 0, "unit": "points", "paper": None}
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_forest_has_a_panel_per_unit_and_a_row_per_claim(narrow):
+    one = {**RECORD, "id": "one", "estimate": 60.0, "low": 50.0, "high": None, "verdict": "holds"}
+    two = {**RECORD, "id": "two", "estimate": -1.0, "low": -2.0, "high": 1.0, "verdict": "undecided", "paper": 2.0}
+    changes = {"unit": "times", "margin": 1, "estimate": 3.0, "low": 0.5, "high": 48.0, "kind": "analogue"}
+    ratio = {**two, "id": "three", **changes}
+    fig = forest([ratio, one, two], narrow=narrow)
+    named = [[text.get_text() for text in ax.texts] for ax in fig.axes]
+    rows = ("✓ 01 one", "? 01 two", "? 01 three") if narrow else ("01 one ✓", "01 two ?", "01 three ?")
+    assert named == [["Tests of the method", *rows[:2]], ["Analogues about particular models", rows[2]]]
+    estimates = [[line.get_xdata()[0] for line in ax.lines if line.get_marker() in "osX"] for ax in fig.axes]
+    assert estimates == [[60, -1], [3]]
+    assert [ax.get_xscale() for ax in fig.axes] == ["symlog", "log"]
+    for ax in fig.axes:
+        low, high = ax.get_xlim()
+        assert all(low <= x <= high for line in ax.lines for x in line.get_xdata())
+    assert "Holds: one. Undecided: three, two." in forest_alt([ratio, one, two])
+
+
 def test_pages_name_everything_and_refer_to_nothing_elsewhere(site):
     """Every file a page loads is there, every image has a description, no address has a host."""
-    pages = [site / "index.html", site / "search.html", *(site / "nb").glob("*.html")]
-    assert len(pages) == 4
+    pages = [site / "index.html", site / "search.html", *(site / "nb").glob("*.html"), *(site / "docs").glob("*.html")]
+    assert len(pages) == 5
     for page in pages:
         for tag in BeautifulSoup(page.read_text(), "html.parser").find_all(["script", "img", "link", "iframe", "a"]):
             address = tag.get("src") or tag.get("href") or ""
@@ -90,7 +149,7 @@ def test_pages_of_notebooks(site):
     assert 'class="failed"' not in good
     assert 'type="range"' in good and good.count("data-frame style") == 3
     for text in (good, (site / "index.html").read_text()):
-        assert 'alt="A curve that rises and falls &amp; &lt;ends&gt;"' in text
+        assert 'alt="A curve rises to 1.5 and falls &amp; &lt;ends&gt;. It is blue."' in text
 
 
 @pytest.mark.browser
@@ -112,14 +171,26 @@ def test_browser_sees_faults(tmp_path):
 @pytest.mark.browser
 @needs_chromium
 def test_pages_in_a_browser_from_disk_without_network(site, tmp_path):
-    for page in (site / "index.html", site / "nb" / "01_first.html", site / "nb" / "02_second.html"):
+    formulas = {"01_first": 2, "reading-group": len(re.findall(r"\$[^$]+\$", GUIDE.read_text()))}
+    for name in ("index", "nb/01_first", "nb/02_second", "docs/reading-group"):
+        page = site / f"{name}.html"
         assert load(page.as_uri(), tmp_path / "profile")[1] == [], page.name
         for width in (400, 1400):
             seen = measure(page, tmp_path, width)
             assert seen["width"] <= width and seen["wide"] == [], (page.name, width)
         assert seen["faults"] == [] and seen["nameless"] == []
         assert seen["elsewhere"] == []
-        assert seen["formulas"] == (2 if page.stem == "01_first" else 0)
+        assert seen["formulas"] == formulas.get(page.stem, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_chromium
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed")
+def test_pages_have_no_barriers(site, tmp_path):
+    for page in (site / "index.html", site / "search.html", *sorted(site.glob("[nd]*/*.html"))):
+        for width in (400, 1400):
+            assert measure(page, tmp_path, width, AXE.read_text())["violations"] == [], (page.name, width)
 
 
 @pytest.mark.browser
@@ -167,6 +238,12 @@ def test_staging_keeps_links_only_to_pages(tmp_path):
     text = "# T\n\nSee [one](01_any.ipynb#part), [**two**](02_none.ipynb) and [page](https://example.org)."
     _, (cell,) = staged(tmp_path, [nbformat.v4.new_markdown_cell(text)], pages={"01_any"})
     assert cell.source == "# T\n\nSee [one](01_any.ipynb#part), **two** and [page](https://example.org)."
+
+
+def test_guide_links_only_to_pages(tmp_path):
+    (tmp_path / "a.md").write_text("[01](../notebooks/01_a.ipynb), [02](../notebooks/02_b.ipynb), [x](https://y)\n")
+    stage_guide(tmp_path / "a.md", tmp_path / "docs" / "a.md", ["01_a"])
+    assert (tmp_path / "docs" / "a.md").read_text() == "[01](../nb/01_a.ipynb), 02, [x](https://y)\n"
 
 
 def test_report_needs_a_run():

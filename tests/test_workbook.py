@@ -117,11 +117,12 @@ def test_papers_numbers(wb):
     assert (data_dir() / "paper" / "README.md").is_file()
 
 
-NUMBERS = {0.12345: "0.123", 1.5: "1.50", 12.345: "12.3", 12345.6: "12,346", 3.0: "3", -0.5: "−0.500", 1e-9: "1.00e-09"}
-OTHERS = {float("nan"): "–", None: "–", float("-inf"): "−∞", float("inf"): "∞", "x": "x", True: "True"}
+NUMBERS = {0.12345: "0.123", 1.5: "1.50", 12.345: "12.3", 12345.6: "12,300", 3.0: "3", -0.5: "−0.500", 1e-9: "1.00e−09"}
+ROUNDED = {9.996: "10.0", 0.9996: "1.00", 0.05: "0.0500", -0.0: "0", -7.000000000000001: "−7", 999.6: "1,000"}
+OTHERS = {2050: "2,050", float("nan"): "–", None: "–", float("-inf"): "−∞", float("inf"): "∞", "x": "x", True: "True"}
 
 
-@pytest.mark.parametrize(("value", "text"), [*NUMBERS.items(), *OTHERS.items()])
+@pytest.mark.parametrize(("value", "text"), [*NUMBERS.items(), *ROUNDED.items(), *OTHERS.items()])
 def test_numbers_for_readers(value, text):
     assert number(value) == text
 

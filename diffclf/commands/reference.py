@@ -1,11 +1,25 @@
-"""`diffclf reference`: keep the results of the full profile as the reference."""
+"""`diffclf reference`: keep the results of the full profile as the reference, with a table of them in the README."""
 
 import argparse
 import os
+from pathlib import Path
 
-from diffclf.workbook.results import copy_reference
+from diffclf.files import write_whole
+from diffclf.workbook import settings
+from diffclf.workbook.display import SIGNS, interval, number
+from diffclf.workbook.results import copy_reference, read_judged
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "results_table", "run", "with_results"]
+
+QUESTIONS = {
+    "exact-model-is-bayes": "With an exact denoiser, does the smallest error choose the class of Bayes' rule?",
+    "nearest-rival-variance": "Does shared noise make the difference to the nearest rival's error less variable?",
+    "single-timestep-plateau": "Does one timestep with many noises stay below as many different timesteps?",
+    "staged-not-worse": "Does the paper's pruning keep the accuracy?",
+    "race-beats-staged": "Is a race more accurate than the paper's pruning at equal cost?",
+}
+"""Claim -> what it asks: the rows of the README's table."""
+_START, _END = "<!-- results -->", "<!-- /results -->"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +27,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="full", help="whose run to keep (default: full)")
 
 
+def results_table(folder: Path) -> str:
+    """Return the results of a run's folder as a Markdown table, a row per claim of QUESTIONS that the run judged."""
+    judged = {claim["id"]: claim for claim in read_judged(folder)}
+    lines = ["| question | paper | reference run | verdict |", "|---|---|---|---|"]
+    for claim, question in ((judged[id], question) for id, question in QUESTIONS.items() if id in judged):
+        paper = "–" if claim["paper"] is None else f"{number(claim['paper'])} {claim['unit']}"
+        found = f"{number(claim['estimate'])} {interval(claim)} {claim['unit']}"
+        lines.append(f"| {question} | {paper} | {found} | {SIGNS[claim['verdict']]} {claim['words']} |")
+    return "\n".join(lines)
+
+
+def with_results(text: str, table: str) -> str:
+    """Return a text with the table between its two markers; raise ValueError unless it has both once, in order."""
+    before, start, rest = text.partition(_START)
+    _, end, after = rest.partition(_END)
+    if not (start and end) or _START in after or _END in before + after:
+        raise ValueError(f"README.md must have one line {_START} and, after it, one line {_END}")
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
 def run(args: argparse.Namespace) -> int:
-    """Copy the run, print where it is, and return the exit status."""
-    print(f"Reference: {os.path.relpath(copy_reference(args.profile))}")
+    """Copy the run, bring the README's table up to date, print where both are, and return the exit status.
+
+    The README belongs to the checkout: it stays as it is where the reports are kept elsewhere ($DIFFCLF_REPORTS).
+    """
+    folder, readme = copy_reference(args.profile), settings.CHECKOUT / "README.md"
+    print(f"Reference: {os.path.relpath(folder)}")
+    if folder == settings.CHECKOUT / "reports" / "reference":
+        write_whole(readme, with_results(readme.read_text(encoding="utf-8"), results_table(folder)))
+        print(f"Table of results: {os.path.relpath(readme)}")
     return 0

@@ -24,17 +24,21 @@ are bootstrapped over base photographs.
     no difference    lies inside (-m, m)        lies outside [-m, m]
     not worse        has its low end above -m   lies below -m
 
-Otherwise the claim is undecided. A failed analogue says nothing against the paper.
+Otherwise the claim is undecided. A failed analogue says nothing against the paper. Two functions say more about an
+undecided claim: which side the plain 95% interval supports, and how many images would decide.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import inf
+from math import floor, inf
+from statistics import NormalDist
 from typing import Any
 
 from diffclf.stats import Estimate
 from diffclf.workbook.settings import read_notebook_file
 
-__all__ = ["VERDICTS", "Claim", "claim_record", "judge", "read_claims"]
+__all__ = ["VERDICTS", "Claim", "claim_record", "ends", "factor_to_decide", "judge", "n_to_decide", "plain_interval"]
+__all__ += ["plain_verdict", "range_of", "read_claims"]
 
 VERDICTS = ("holds", "does not hold", "undecided")
 ALLOWED = {
@@ -98,18 +102,76 @@ def read_claims(notebook: str) -> dict[str, Claim]:
     return claims
 
 
+def range_of(direction: str, margin: float) -> tuple[float, float]:
+    """Return the two ends of the numbers for which a claim is true; the ends themselves do not belong to them."""
+    return {
+        "greater": (margin, inf),
+        "less": (-inf, margin),
+        "no difference": (-margin, margin),
+        "not worse": (-margin, inf),
+    }[direction]
+
+
+def _verdict(direction: str, margin: float, low: float, high: float) -> str:
+    """Return the verdict of the rule on an interval."""
+    above, below = range_of(direction, margin)
+    if (low > above or above == -inf) and (high < below or below == inf):
+        return "holds"
+    return "does not hold" if high < above or low > below else "undecided"
+
+
 def judge(claim: Claim, estimate: Estimate) -> str:
     """Return the verdict of the rule, one of VERDICTS; raise ValueError unless low <= high."""
-    low, high, m = estimate.low, estimate.high, claim.margin
+    low, high = estimate.low, estimate.high
     if not low <= high:
         raise ValueError(f"interval of {claim.id} must have low <= high, got [{low}, {high}]")
-    holds, fails = {
-        "greater": (low > m, high < m),
-        "less": (high < m, low > m),
-        "no difference": (low > -m and high < m, low > m or high < -m),
-        "not worse": (low > -m, high < -m),
-    }[claim.direction]
-    return VERDICTS[0] if holds else VERDICTS[1] if fails else VERDICTS[2]
+    return _verdict(claim.direction, claim.margin, low, high)
+
+
+def ends(record: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the interval of a claim's record; an end that is None is unbounded."""
+    low, high = record["low"], record["high"]
+    return -inf if low is None else low, inf if high is None else high
+
+
+def plain_interval(record: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the 95% interval of a claim's record, as if its notebook had this claim alone.
+
+    The record has an interval of a higher level; each end moves towards the estimate by the ratio of the normal
+    quantiles. The interval of "not worse" has a one-sided 95% bound already and stays as it is.
+    """
+    quantiles = [NormalDist().inv_cdf((1 + level) / 2) for level in (0.95, max(0.95, record["level"]))]
+    value, ratio = record["estimate"], quantiles[0] / quantiles[1]
+    low, high = (value + (end - value) * ratio for end in ends(record))
+    return low, high
+
+
+def plain_verdict(record: Mapping[str, Any]) -> str:
+    """Return the verdict of the rule on the plain 95% interval of a claim's record."""
+    return _verdict(record["direction"], record["margin"], *plain_interval(record))
+
+
+def factor_to_decide(record: Mapping[str, Any]) -> float:
+    """Return how many times as many observations would decide a claim if its estimate stayed as it is.
+
+    The interval's width shrinks like 1 / sqrt(n): from more observations than the factor times n, the interval has the
+    margin outside. inf where no number decides: the estimate equals the margin, or the interval is unbounded.
+    """
+    value, (low, high) = record["estimate"], ends(record)
+    above, below = range_of(record["direction"], record["margin"])
+    if value in (above, below):
+        return inf
+    if above < value < below:
+        widths, gaps = (value - low, high - value), (value - above, below - value)
+    else:
+        widths, gaps = ((high - value,), (above - value,)) if value < above else ((value - low,), (value - below,))
+    return max(width / gap for width, gap in zip(widths, gaps, strict=True) if gap < inf) ** 2
+
+
+def n_to_decide(record: Mapping[str, Any]) -> float:
+    """Return the least number of observations that decides; inf: no number does. The record must have its own n."""
+    factor = factor_to_decide(record)
+    return inf if factor == inf else floor(factor * record["n"]) + 1
 
 
 def claim_record(

@@ -5,9 +5,10 @@ messages) enters HTML through `html_text` only.
 """
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import inf
+from math import floor, inf, isclose, log10
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ from matplotlib.figure import Figure
 
 from diffclf.stats import Estimate
 from diffclf.texttable import text_table
+from diffclf.workbook.claims import ends, factor_to_decide, n_to_decide, plain_interval, plain_verdict, range_of
 
 __all__ = [
+    "COLOURS",
     "SIGNS",
+    "answer",
     "claims_table",
     "how_judged",
     "html_text",
     "interval",
+    "lean",
     "number",
     "show_claim",
     "show_facts",
@@ -33,8 +38,8 @@ __all__ = [
     "show_table",
 ]
 
-_COLOURS = {"holds": "#00694D", "does not hold": "#A63D00", "undecided": "#5A5A5A", None: "#5A5A5A"}
-"""Background of a verdict's badge; white text on each has a contrast of at least 5."""
+COLOURS = {"holds": "#00694D", "does not hold": "#A63D00", "undecided": "#5A5A5A", None: "#5A5A5A"}
+"""Colour of a verdict: background of its badge, on which white text has a contrast of at least 5."""
 _RULES = {
     "greater": "lies above ",
     "less": "lies below ",
@@ -50,24 +55,30 @@ def html_text(value: object) -> str:
 
 
 def number(value: object) -> str:
-    """Return a number with three significant digits, no exponent for everyday sizes, and text as it is."""
+    """Return a number with three significant digits, a whole number in full, and text as it is.
+
+    Everyday sizes have no exponent.
+    """
     if isinstance(value, Estimate):
         return f"{number(value.value)} [{number(value.low)}, {number(value.high)}]"
     if value is None or value != value:  # NaN
         return "–"
     if isinstance(value, bool) or not isinstance(value, Real):
         return str(value)
-    size = abs(value)
-    if size != inf and value != 0 and not 1e-3 <= size < 1e9:
-        return f"{value:.2e}"
-    decimals = 0 if size >= 1000 or value == int(value) else 1 if size >= 10 else 2 if size >= 1 else 3
-    return f"{value:,.{decimals}f}".replace("inf", "∞").replace("-", "−")
+    size, sign = abs(value), "−" if value < 0 else ""
+    if size == inf or (size < 1e9 and isclose(value, round(value))):
+        text = f"{size:,.0f}"
+    elif 1e-3 <= size < 1e9:
+        rounded = float(f"{size:.2e}")
+        text = f"{rounded:,.{max(0, 2 - floor(log10(rounded)))}f}"
+    else:
+        text = f"{size:.2e}"
+    return sign + text.replace("inf", "∞").replace("-", "−")
 
 
 def interval(record: Mapping[str, Any]) -> str:
     """Return the interval of a claim's record; an end that is None is unbounded."""
-    low, high = (unbounded if record[end] is None else record[end] for end, unbounded in (("low", -inf), ("high", inf)))
-    return f"[{number(low)}, {number(high)}]"
+    return "[{}, {}]".format(*map(number, ends(record)))
 
 
 def _display(content: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
@@ -104,6 +115,7 @@ def show_table(df: pd.DataFrame, caption: str, path: Path) -> None:
     _with_ends(df).to_csv(path.with_suffix(".csv"), index=with_index)
     shown = df.map(number)
     html = shown.to_html(index=with_index, border=0, classes="workbook-table", na_rep="–", justify="left")
+    html = html.replace("<table ", '<table tabindex="0" ', 1)  # a keyboard can scroll it
     if caption:
         title = f"<caption style='caption-side:top;text-align:left'>{html_text(caption)}</caption>"
         html = html.replace(">\n", f">\n{title}", 1)
@@ -124,22 +136,83 @@ def _with_ends(df: pd.DataFrame) -> pd.DataFrame:
 def how_judged(record: Mapping[str, Any]) -> str:
     """Return what a claim estimates, its rule, and what its interval covers; see `claims.claim_record`."""
     m = f"{number(record['margin'])} {record['unit']}"
-    n = "" if record["n"] is None else f", n = {record['n']}"
+    n = "" if record["n"] is None else f", n = {number(record['n'])}"
     return (
         f"{record['estimates'][:1].upper()}{record['estimates'][1:]}. "
         f"Holds if the interval {_RULES[record['direction']]}{m}. "
-        f"{100 * record['level']:.4g}% interval over {' and '.join(record['covers'])}{n}. "
+        f"{number(100 * record['level'])}% interval over {' and '.join(record['covers'])}{n}. "
         f"{record['paper_note']} {record['detail']}"
     ).strip()
 
 
+def lean(record: Mapping[str, Any]) -> str:
+    """Return how an undecided claim leans and how many images would decide it; "" for every other claim."""
+    if record["verdict"] != "undecided":
+        return ""
+    one_sided, (low, high) = record["direction"] == "not worse", plain_interval(record)
+    which = "one-sided 95% bound" if one_sided else f"plain 95% interval [{number(low)}, {number(high)}]"
+    does = {"holds": "supports", "does not hold": "contradicts", "undecided": "neither supports nor contradicts"}
+    return f"The {which} {does[plain_verdict(record)]} the claim. {_what_decides(record)}"
+
+
+def _what_decides(record: Mapping[str, Any]) -> str:
+    """Return how many images would decide an undecided claim."""
+    value, factor = record["estimate"], factor_to_decide(record)
+    above, below = range_of(record["direction"], record["margin"])
+    if factor == inf:
+        why = "the estimate equals the margin" if value in (above, below) else "the interval is unbounded"
+        return f"No number of images would decide: {why}."
+    things = "images" if "images" in record["covers"] else "observations"
+    needed = f"{number(factor)} times as many {things}"
+    if record["n"] is not None:
+        needed = f"{number(float(f'{n_to_decide(record):.3g}'))} {things} instead of {number(record['n'])}"
+    then = "holds" if above < value < below else "does not hold"
+    return f"If the estimate stayed as it is, about {needed} would decide that the claim {then}."
+
+
+def _counted(records: Sequence[Mapping[str, Any]], one: str, several: str) -> str:
+    """Return how many claims hold, do not hold and are undecided, in words."""
+    if len(records) == 1:
+        verdict = records[0]["verdict"]
+        return f"the only {one} {'is undecided' if verdict == 'undecided' else verdict}"
+    words = {
+        "holds": ("none holds", "1 holds", "{} hold"),
+        "does not hold": ("none is contradicted", "1 does not hold", "{} do not hold"),
+        "undecided": ("none is undecided", "1 is undecided", "{} are undecided"),
+    }
+    counts = Counter(record["verdict"] for record in records)
+    first, second, third = (forms[min(counts[word], 2)].format(counts[word]) for word, forms in words.items())
+    return f"of {len(records)} {several}, {first}, {second} and {third}"
+
+
+def answer(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return in one sentence how many claims hold, and which one is contradicted most clearly; "" if none is judged.
+
+    The clearest contradiction is the test that does not hold and that the fewest images would have decided.
+    """
+    judged = [record for record in records if record["verdict"]]
+    tests = [record for record in judged if record["kind"] == "test"]
+    analogues = [record for record in judged if record["kind"] != "test"]
+    said = [_counted(tests, "test of the method", "tests of the method")] if tests else []
+    if against := [record for record in tests if record["verdict"] == "does not hold"]:
+        worst = min(against, key=factor_to_decide)
+        found = f"{number(worst['estimate'])} {worst['unit']} against a margin of {number(worst['margin'])}"
+        said.append(f"the clearest contradiction is of the claim “{worst['sentence'].rstrip('.')}” ({found})")
+    if analogues:
+        said.append(_counted(analogues, "analogue about particular models", "analogues about particular models"))
+    worlds = " and ".join(sorted({record["world"] for record in judged if record["world"]}))
+    sentence = "; ".join(said) + "." if said else ""
+    return f"In {worlds}, {sentence}" if worlds and said else sentence[:1].upper() + sentence[1:]
+
+
 def show_claim(record: Mapping[str, Any]) -> None:
     """Display a claim, the paper's number, this run's number and the verdict."""
-    unit, colour = record["unit"], _COLOURS[record["verdict"]]
+    unit, colour = record["unit"], COLOURS[record["verdict"]]
     paper = "no number" if record["paper"] is None else f"{number(record['paper'])} {unit}"
     kind = "" if record["kind"] == "test" else " (an analogue: about particular models, not the method)"
     sentence = record["sentence"] + kind
-    facts = f"This run: {number(record['estimate'])} {interval(record)} {unit}; paper: {paper}. {how_judged(record)}"
+    found = f"This run: {number(record['estimate'])} {interval(record)} {unit}; paper: {paper}."
+    facts = " ".join(filter(None, [found, lean(record), how_judged(record)]))
     badge = f"background:{colour};color:#fff;border-radius:.3em;padding:.1em .5em;white-space:nowrap"
     html = (
         f"<div style='border-left:6px solid {colour};padding:.4em 1em;margin:.6em 0;overflow-wrap:anywhere'>"
@@ -158,11 +231,11 @@ def show_facts(facts: Mapping[str, str]) -> None:
         for name, fact in facts.items()
     )
     text = "\n".join(f"{name}: {fact}" for name, fact in facts.items())
-    _display({"text/html": f"<table class='workbook-table'>{cells}</table>", "text/plain": text})
+    _display({"text/html": f"<table class='workbook-table' tabindex='0'>{cells}</table>", "text/plain": text})
 
 
 def claims_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return judged claims as text, a line each: tests before analogues, then where the verdicts hold."""
+    """Return judged claims as text: a line each, tests before analogues; a sentence that sums up; what would decide."""
     if not records:
         return "No claims were judged."
     rows = [
@@ -176,10 +249,6 @@ def claims_table(records: Sequence[Mapping[str, Any]]) -> str:
         ]
         for record in sorted(records, key=lambda record: record["kind"] != "test")
     ]
-    worlds = sorted({record["world"] for record in records if record["world"] and record["verdict"]})
-    said = [f"Verdicts are about {' and '.join(worlds)}."] if worlds else []
-    if any(record["verdict"] == "undecided" for record in records):
-        said.append("Undecided: the interval contains the margin; more images (another profile) make it narrower.")
-    return "\n".join(
-        [text_table([["", "claim", "paper", "this run", "unit", "verdict"], *rows]), " ".join(said)]
-    ).rstrip()
+    leans = [f"{record['id']}: {lean(record)}" for record in records if lean(record)]
+    table = text_table([["", "claim", "paper", "this run", "unit", "verdict"], *rows])
+    return "\n".join(filter(None, [table, answer(records), *leans]))

@@ -8,7 +8,8 @@
 Every notebook has files of its own, each written in one step, so two runs of a profile cannot mix their records.
 
 README and report compare with reports/reference, which git keeps: claims, tables and figures of the full profile,
-copied by `copy_reference` from a run in which every notebook came to its end.
+copied by `copy_reference` from a run in which every notebook came to its end, all from one commit and with the weights
+that are shipped.
 """
 
 import json
@@ -21,12 +22,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diffclf.files import write_json, write_whole
+from diffclf.models import load_model
 from diffclf.workbook import settings
 from diffclf.workbook.run.plan import choose
 
 __all__ = ["MAX_BYTES", "copy_reference", "forget", "read_judged", "read_metrics", "read_run"]
 
 MAX_BYTES = 3_000_000
+_WEIGHTS = ("name", "dtype", "fingerprint")
 _KEPT = ("status", "seconds", "finished", "settings", "seed", "model", "environment")
 
 
@@ -68,17 +71,32 @@ def _small_figure(path: Path) -> bytes:
     return min(output.getvalue(), path.read_bytes(), key=len)
 
 
-def copy_reference(profile: str = "full") -> Path:
-    """Replace reports/reference by the claims, tables and figures of a profile's run; return the folder.
-
-    Raises ValueError, and replaces nothing, if a notebook has not run or failed, or the copy would exceed MAX_BYTES.
-    """
-    source, target = settings.reports_dir(profile), settings.reports_dir("reference")
-    run = read_run(source)
+def _check_run(profile: str, run: dict[str, dict[str, Any]]) -> None:
+    """Raise ValueError unless a run is whole, from one commit without local changes, and with the weights shipped."""
     missing = ", ".join(path.stem for path in choose() if path.stem not in run)
     failed = ", ".join(name for name, record in run.items() if record["status"] != "ok")
     if missing or failed:
         raise ValueError(f"the {profile} run must be whole: not run {missing or 'none'}, failed {failed or 'none'}")
+    commits = {name: str(record["environment"]["commit"]) for name, record in run.items()}
+    if len(set(commits.values())) > 1 or any(commit.endswith(("-dirty", "None")) for commit in commits.values()):
+        got = ", ".join(f"{name} {commit}" for name, commit in commits.items())
+        raise ValueError(f"the {profile} run must be made from one commit without local changes, got {got}")
+    used = {tuple(record["model"][key] for key in _WEIGHTS): name for name, record in run.items() if record["model"]}
+    for (model, dtype, got), name in used.items():
+        shipped = load_model(model, device="cpu", dtype=dtype).fingerprint
+        if got != shipped:
+            raise ValueError(f"weights of {model} in {name} must be those shipped now, {shipped}, got {got}")
+
+
+def copy_reference(profile: str = "full") -> Path:
+    """Replace reports/reference by the claims, tables and figures of a profile's run; return the folder.
+
+    Raises ValueError, and replaces nothing, if a notebook has not run or failed, notebooks were made from different
+    commits, from changed code or with other weights than those shipped, or the copy would exceed MAX_BYTES.
+    """
+    source, target = settings.reports_dir(profile), settings.reports_dir("reference")
+    run = read_run(source)
+    _check_run(profile, run)
     files = {path: path.read_bytes() for pattern in ("claims/*.json", "tables/*.csv") for path in source.glob(pattern)}
     files |= {path: _small_figure(path) for path in source.glob("figures/*.png")}
     total = sum(map(len, files.values()))

@@ -1,10 +1,12 @@
 """Builds the report with Sphinx.
 
-Its front page says whether the paper's claims held, shows the figures and tells what produced them; then comes a page
-per executed notebook.
+Its front page says whether the paper's claims held (a sentence, a forest plot, tables), shows the figures and tells
+what produced them; then come a page per executed notebook and the
+pages of docs/.
 """
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -17,16 +19,19 @@ from markupsafe import Markup
 from PIL import Image
 
 from diffclf.workbook import settings
-from diffclf.workbook.claims import VERDICTS
-from diffclf.workbook.display import SIGNS, how_judged, html_text, interval, number
+from diffclf.workbook.display import SIGNS, answer, how_judged, html_text, interval, lean, number
+from diffclf.workbook.plots.forest import forest, forest_alt
+from diffclf.workbook.plots.style import set_style
 from diffclf.workbook.provenance import describe, duration
-from diffclf.workbook.report.staging import stage
+from diffclf.workbook.report.staging import stage, stage_guide
 from diffclf.workbook.results import read_judged, read_run
 
 __all__ = ["build_report"]
 
 _SITE = Path(__file__).parent / "site"
 _MATHJAX = "sphinx-mathjax-offline"
+_SENTENCE = re.compile(r".*?\.(?=\s|$)")
+_CONTRAST = ("estimates", "direction", "margin", "unit")
 
 
 def _mathjax() -> Path:
@@ -38,14 +43,21 @@ def _mathjax() -> Path:
 
 
 def _figures(folder: Path, notebooks: dict[str, str]) -> list[dict[str, str]]:
-    """Return notebook, name, file and description of the notebooks' figures, in the order they were drawn."""
+    """Return notebook, file, description and caption of the notebooks' figures, in the order they were drawn.
+
+    The caption is the first sentence of the description.
+    """
     found, drawn = [], (folder / "figures").glob("*.png")
     for path in sorted(drawn, key=lambda path: (path.name[:2], path.stat().st_mtime_ns)):
-        notebook, _, name = path.stem.partition("-")
+        notebook = path.stem.partition("-")[0]
         if notebook in notebooks:
             with Image.open(path) as image:
                 alt = image.info.get("Description", "")
-            found.append({"notebook": notebook, "name": name, "source": f"_static/figures/{path.name}", "alt": alt})
+            sentence = _SENTENCE.match(alt)
+            caption = sentence[0] if sentence else alt
+            found.append(
+                {"notebook": notebook, "source": f"_static/figures/{path.name}", "alt": alt, "caption": caption}
+            )
     return found
 
 
@@ -56,6 +68,35 @@ def _facts(run: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {**facts, "Wall time": duration(sum(record["seconds"] for record in run.values()))}
 
 
+def _weights(run: dict[str, dict[str, Any]], notebook: str) -> str:
+    """Return the fingerprint of the weights that a notebook's run used; "" where it used no model."""
+    return (run.get(notebook, {}).get("model") or {}).get("fingerprint", "")
+
+
+def _reference(judged: list[dict[str, Any]], run: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the claims of the reference run by id, each with what differs from this run as its `marks`."""
+    folder = settings.reports_dir("reference")
+    theirs, found = read_run(folder), {claim["id"]: claim for claim in read_judged(folder)}
+    for claim in (claim for claim in judged if claim["id"] in found):
+        other = found[claim["id"]]
+        marks = {
+            "other weights": _weights(run, claim["notebook"]) != _weights(theirs, other["notebook"]),
+            "another contrast or margin": any(claim[name] != other[name] for name in _CONTRAST),
+        }
+        other["marks"] = [mark for mark, differs in marks.items() if differs]
+    return found
+
+
+def _commits(run: dict[str, dict[str, Any]]) -> str:
+    """Return the commits that the notebooks of a run were made from."""
+    return ", ".join(sorted({str(record["environment"]["commit"])[:12] for record in run.values()}))
+
+
+def _guides() -> list[Path]:
+    """Return the pages of docs/."""
+    return sorted((settings.CHECKOUT / "docs").glob("*.md"))
+
+
 def _escaped(value: object) -> Markup:
     """Return a value of the template as safe HTML; what a macro made is safe already."""
     return value if isinstance(value, Markup) else Markup(html_text(value))
@@ -63,23 +104,25 @@ def _escaped(value: object) -> Markup:
 
 def _front_page(profile: str, folder: Path, titles: dict[str, str]) -> str:
     """Return the Markdown of the front page; `titles` are those of the notebooks that have a page, by name."""
-    run, judged, reference = read_run(folder), read_judged(folder), read_judged(settings.reports_dir("reference"))
+    run, judged = read_run(folder), read_judged(folder)
     environment = Environment(autoescape=True, finalize=_escaped, undefined=StrictUndefined, trim_blocks=True)
     text = (_SITE / "index.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(text).render(
         profile=profile,
         judged=judged,
-        worlds=sorted({claim["world"] for claim in judged if claim["world"]}),
-        counts={word: sum(claim["verdict"] == word for claim in judged) for word in VERDICTS},
+        answer=answer(judged),
+        forest_alt=forest_alt(judged),
         signs=SIGNS,
-        reference={} if profile == "full" else {claim["id"]: claim for claim in reference},
+        reference={} if profile == "full" else _reference(judged, run),
+        commits=_commits(read_run(settings.reports_dir("reference"))),
         run=run,
         failed={name: record["error"] for name, record in run.items() if record["status"] != "ok"},
         facts=_facts(run),
         figures=_figures(folder, titles),
         pages={name: f"nb/{name}.html" for name in titles},
+        guides=[f"docs/{path.stem}" for path in _guides()],
         titles={**{claim["notebook"]: claim["notebook"] for claim in judged}, **titles},
-        **{function.__name__: function for function in (number, interval, how_judged, duration)},
+        **{function.__name__: function for function in (number, interval, how_judged, lean, duration)},
     )
 
 
@@ -90,11 +133,17 @@ def _stage_all(profile: str, folder: Path, source: Path) -> None:
         (source / "_static" / name).mkdir()
         for path in paths:
             shutil.copy(path, source / "_static" / name)
+    if judged := read_judged(folder):
+        set_style()
+        for name, narrow in {"forest": False, "forest-narrow": True}.items():
+            forest(judged, narrow=narrow).savefig(source / "_static" / f"{name}.svg", metadata={"Date": None})
     records, titles = read_run(folder), {}
     executed = {path.stem: path for path in sorted((folder / "notebooks").glob("*.ipynb"))}
     for name, path in executed.items():
         error = records[name]["error"] if name in records else "the run was interrupted"
         titles[name] = stage(path, source / "nb" / path.name, error, executed)
+    for path in _guides():
+        stage_guide(path, source / "docs" / path.name, titles)
     (source / "index.md").write_text(_front_page(profile, folder, titles), encoding="utf-8")
 
 

@@ -1,4 +1,7 @@
-"""Makes executed notebooks ready for Sphinx: figures get their descriptions, failures a red box. Nothing is run."""
+"""Makes executed notebooks and the pages of docs/ ready for Sphinx. Nothing is run.
+
+Figures get their descriptions, failures a red box, and links to notebooks lead to their pages.
+"""
 
 import re
 from collections.abc import Collection
@@ -9,9 +12,9 @@ from nbformat import NotebookNode
 
 from diffclf.workbook.display import html_text
 
-__all__ = ["stage"]
+__all__ = ["stage", "stage_guide"]
 
-_LINK = re.compile(r"\[([^\]]+)\]\((?:\./)?(\d\d_\w+)\.ipynb(?:#[^)]*)?\)")
+_LINK = re.compile(r"\[([^\]]+)\]\((?:\./|\.\./notebooks/)?(\d\d_\w+)\.ipynb(?:#[^)]*)?\)")
 _BANNER = "papermill-error-cell-tag"
 
 
@@ -75,3 +78,11 @@ def stage(source: Path, target: Path, error: str, pages: Collection[str] = ()) -
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)
     return title
+
+
+def stage_guide(source: Path, target: Path, pages: Collection[str] = ()) -> None:
+    """Write a page of docs/ as the report shows it; links to notebooks without a page become plain text."""
+    text = source.read_text(encoding="utf-8")
+    text = _LINK.sub(lambda link: f"[{link[1]}](../nb/{link[2]}.ipynb)" if link[2] in pages else link[1], text)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
