@@ -5,10 +5,8 @@ import pytest
 
 from diffclf.experiments.accuracy import (
     accuracies,
-    average_over_bins,
     correct_by_budget,
     correct_by_trial,
-    margin_ratio,
     margins,
     plateau,
     repeat_agreement,
@@ -55,13 +53,6 @@ def test_accuracy_is_wilson_for_independent_images_and_a_bootstrap_otherwise():
     assert accuracies(shares, groups=np.arange(4))[0] == mean(shares[:, 0])
 
 
-def test_bins_average_neighbouring_timesteps_and_leave_out_empty_ones():
-    correct = np.array([[True, False, True, True], [False, False, True, False]])
-    centres, shares = average_over_bins(correct, np.array([900, 0, 100, 999]), n_bins=4, n_timesteps=1000)
-    assert centres.tolist() == [50, 949.5]
-    assert shares.tolist() == [[0.5, 1.0], [0.5, 0.0]]
-
-
 def test_plateau_is_the_unbroken_run_around_the_peak():
     t = np.arange(7) * 100
     heights = np.array([0.9, 0.5, 0.92, 1.0, 0.91, 0.2, 0.95])
@@ -81,8 +72,6 @@ def test_share_above_chance_maps_chance_to_zero_and_the_peak_to_one():
 def test_margin_is_the_others_mean_error_minus_the_right_one():
     errors = np.array([[[1.0, 2.0], [4.0, 1.0], [6.0, 0.0]]] * 2)
     assert margins(errors, np.array([0, 2])).tolist() == [[4.0, -1.5], [-3.5, 1.5]]
-    assert margin_ratio(np.array([[1.0, 3.0], [2.0, 2.0]])) == pytest.approx(2 / 0.5**0.5)
-    assert margin_ratio(np.full((3, 1), -2.0)) == -np.inf
 
 
 def test_agreement_counts_pairs_of_repeats():

@@ -21,10 +21,8 @@ from diffclf.stats import Estimate, mean, proportion
 
 __all__ = [
     "accuracies",
-    "average_over_bins",
     "correct_by_budget",
     "correct_by_trial",
-    "margin_ratio",
     "margins",
     "plateau",
     "repeat_agreement",
@@ -70,20 +68,6 @@ def accuracies(correct: NDArray, groups: NDArray | None = None) -> list[Estimate
     return [Estimate(e.value, max(e.low, 0.0), min(e.high, 1.0), e.level, e.n) for e in found]
 
 
-def average_over_bins(
-    correct: NDArray, timesteps: ArrayLike, n_bins: int, n_timesteps: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Average (n_images, n_trials) correct answers over those of n_bins equal parts of 0 .. T that have a trial.
-
-    Returns the (n,) mean timesteps of the parts' trials, increasing, and their (n_images, n) shares of correct answers.
-    """
-    timesteps = np.asarray(timesteps)
-    place = timesteps * n_bins // n_timesteps
-    filled = np.unique(place)
-    centres = np.array([timesteps[place == b].mean() for b in filled])
-    return centres, np.stack([correct[:, place == b].mean(axis=1) for b in filled], axis=1)
-
-
 def plateau(t: ArrayLike, heights: ArrayLike, chance: float) -> tuple[float, float, float]:
     """Return the place of a curve's peak, and the first and the last place of the plateau around the peak.
 
@@ -114,12 +98,6 @@ def margins(errors: NDArray, labels: ArrayLike) -> NDArray[np.float64]:
     errors = errors.astype(np.float64)
     right = errors[np.arange(len(errors)), labels]
     return (errors.sum(axis=1) - right) / (errors.shape[1] - 1) - right
-
-
-def margin_ratio(margins: NDArray) -> float:
-    """Return the mean of margins divided by their standard deviation; infinite if all margins are equal."""
-    middle, spread = float(np.mean(margins)), float(np.std(margins))
-    return middle / spread if spread else float(np.copysign(np.inf, middle))
 
 
 def repeat_agreement(errors: NDArray) -> NDArray[np.float64]:
