@@ -263,5 +263,5 @@ def test_dry_run_with_a_local_model_estimates_time(stand_ins, monkeypatch, capsy
     monkeypatch.setattr("diffclf.workbook.run.cost.measure_rate", lambda model, size: 1000.0)
     assert main(["reproduce", "--profile", "paper", "--only", "0,1", "--dry-run", *given(stand_ins, n_images=5)]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert rows[1][1] == f"{2 * 1000 * 4 + 2 * 5 * 50 * 4 + 3 * 37 * 5 * 25:,}"
+    assert rows[1][1] == f"{2 * 1000 * 4 + 5 * 37 * 20 * 4 + 3 * 37 * 5 * 25:,}"
     assert all("about" in row and row[-1] == "none" for row in rows) and len(rows) == 3

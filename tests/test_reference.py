@@ -64,6 +64,15 @@ def test_a_run_that_is_not_whole_is_an_error(full, status):
         copy_reference()
 
 
+def test_a_notebook_may_be_left_out_by_name_and_is_named(full, tmp_path):
+    write_notebook(tmp_path / "notebooks", "02_two", ["x = 1"])
+    with pytest.raises(ValueError, match="must be whole: not run 02_two"):
+        copy_reference()
+    assert results_table(copy_reference(without=["2"])).endswith("Not in the reference run: 02_two.")
+    with pytest.raises(ValueError, match="got '7'"):
+        copy_reference(without=["7"])
+
+
 @pytest.mark.parametrize("second", ["ba9876543210", "0123456789ab-dirty", None])
 def test_a_run_of_changed_or_different_code_is_an_error(full, second):
     write_json(full / "runs" / "02_two.json", made_at(second))
@@ -92,9 +101,10 @@ def test_results_table_has_a_row_per_judged_claim(tmp_path):
     claim = {"estimate": -0.05, "low": None, "high": 1.0, "unit": "points", "verdict": "holds", "paper": 2.5}
     claims = [{**claim, "id": id, "words": "holds in the mini world"} for id in ("staged-not-worse", "not-there")]
     write_json(tmp_path / "claims" / "04_any.json", {"claims": claims})
-    first, second, *rows = results_table(tmp_path).splitlines()
+    first, second, *rows, empty, missing = results_table(tmp_path).splitlines()
     assert first.count("|") == second.count("|") == 5
     number = "−0.0500 [−∞, 1] points"
+    assert empty == "" and missing.startswith("Not in the reference run: 00_start_here, 01_")
     assert rows == [f"| {QUESTIONS['staged-not-worse']} | 2.50 points | {number} | ✓ holds in the mini world |"]
 
 

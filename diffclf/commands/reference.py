@@ -7,7 +7,7 @@ from pathlib import Path
 from diffclf.files import write_whole
 from diffclf.workbook import settings
 from diffclf.workbook.display import SIGNS, interval, number
-from diffclf.workbook.results import copy_reference, read_judged
+from diffclf.workbook.results import copy_reference, not_run, read_judged, read_run
 
 __all__ = ["add_arguments", "results_table", "run", "with_results"]
 
@@ -25,6 +25,7 @@ _START, _END = "<!-- results -->", "<!-- /results -->"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of `diffclf reference`."""
     parser.add_argument("--profile", default="full", help="whose run to keep (default: full)")
+    parser.add_argument("--without", default="", help="notebooks that need not have run, by number, as 05,09")
 
 
 def results_table(folder: Path) -> str:
@@ -35,6 +36,8 @@ def results_table(folder: Path) -> str:
         paper = "–" if claim["paper"] is None else f"{number(claim['paper'])} {claim['unit']}"
         found = f"{number(claim['estimate'])} {interval(claim)} {claim['unit']}"
         lines.append(f"| {question} | {paper} | {found} | {SIGNS[claim['verdict']]} {claim['words']} |")
+    if missing := not_run(read_run(folder)):
+        lines += ["", f"Not in the reference run: {', '.join(missing)}."]
     return "\n".join(lines)
 
 
@@ -52,7 +55,10 @@ def run(args: argparse.Namespace) -> int:
 
     The README belongs to the checkout: it stays as it is where the reports are kept elsewhere ($DIFFCLF_REPORTS).
     """
-    folder, readme = copy_reference(args.profile), settings.CHECKOUT / "README.md"
+    folder, readme = (
+        copy_reference(args.profile, [name for name in args.without.split(",") if name]),
+        settings.CHECKOUT / "README.md",
+    )
     print(f"Reference: {os.path.relpath(folder)}")
     if folder == settings.CHECKOUT / "reports" / "reference":
         write_whole(readme, with_results(readme.read_text(encoding="utf-8"), results_table(folder)))

@@ -258,8 +258,8 @@ def study(bank: Callable[..., ErrorBank], model: DiffusionModel, dataset: str, s
     """Compare all families on one task.
 
     `bank` is as `Workbook.bank`. The settings of the notebook have race_trials, scorer_split, n_images (the most test
-    images) and, under `tasks`, the task's numbers of images (first, second, test, full), `most` evaluations of a staged strategy and `k` of a
-    shortlist.
+    images) and, under `tasks`, the task's numbers of images (first, second, test, full), `most` evaluations of a staged
+    strategy and `k` of a shortlist.
     """
     task, n_trials = settings["tasks"][dataset], settings["race_trials"]
     tune = load_dataset(dataset, "tune", task["first"] + task["second"])

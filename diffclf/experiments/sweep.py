@@ -65,25 +65,25 @@ class Sweep:
         names = self.data.classnames
         return strategy.prepare(self.bank.model, names).only(range(len(names)))
 
-    def table(self, strategy: Strategy, place: int) -> NDArray[np.float32] | None:
+    def _table(self, strategy: Strategy, place: int, n_trials: int) -> NDArray[np.float32] | None:
         """Return the entries that a prepared strategy asks for on one image; None if one of them is not known."""
-        stored = self.tables[place, :, : len(strategy.trial_list(len(self.bank.model.schedule)))]
         try:
-            return run_stored(strategy.for_image(self._pixels[place]), stored)
+            return run_stored(strategy.for_image(self._pixels[place]), self.tables[place, :, :n_trials])
         except ValueError:
             return None
 
     def run(self, strategy: Strategy, desc: str | None = None) -> Outcome:
         """Run a strategy on all images; desc stands before the progress bar where entries have to be computed."""
         strategy = self.prepare(strategy)
-        tables = {place: self.table(strategy, place) for place in range(len(self.data))}
+        n_trials = len(strategy.trial_list(len(self.bank.model.schedule)))
+        tables = {place: self._table(strategy, place, n_trials) for place in range(len(self.data))}
         lacking = [place for place, table in tables.items() if table is None]
         if lacking:
             images = [self.data.images[place] for place in lacking]
             for found in search(self.bank, images, strategy, ordered=False, desc=desc or str(strategy)[:40]):
                 place = lacking[found.position]
                 self.tables[place] = self._stored(place)
-                tables[place] = self.table(strategy, place)
+                tables[place] = self._table(strategy, place, n_trials)
         chosen = [prompt_scores(tables[place][: len(self.data.classnames)]).argmax() for place in range(len(tables))]
         spent = [(~np.isnan(tables[place])).sum() for place in range(len(tables))]
         return Outcome(np.array(chosen), np.array(chosen) == self.data.labels, np.array(spent))

@@ -20,6 +20,7 @@ Source: Li et al. 2023, arXiv 2303.16203, Algorithms 1 and 2, Table 6.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,18 @@ class Exhaustive(Strategy):
         return missing if missing.any() else None
 
 
+@cache
+def _stages(trials: tuple[int, ...], grid: str, repeats: int) -> list[NDArray[np.int64]]:
+    """Return what `Staged.stages` returns."""
+    n = trials[-1]
+    place = np.argsort(spread_order(n))  # of each timestep of the grid, in increasing order, among the trials
+    subsets = []
+    for m in trials:
+        subset = place[(n // m // 2) :: n // m][:m] if grid == "official" else np.arange(m)
+        subsets.append(np.concatenate([subset + n * repeat for repeat in range(repeats)]))
+    return subsets
+
+
 @dataclass(frozen=True)
 class Staged(Strategy):
     """Search in stages of more trials and fewer prompts.
@@ -119,13 +132,7 @@ class Staged(Strategy):
 
     def stages(self) -> list[NDArray[np.int64]]:
         """Return, for each stage, the indices of the trials it wants; an earlier stage may have had some of them."""
-        n = self.trials[-1]
-        place = np.argsort(spread_order(n))  # of each timestep of the grid, in increasing order, among the trials
-        subsets = []
-        for m in self.trials:
-            subset = place[(n // m // 2) :: n // m][:m] if self.grid == "official" else np.arange(m)
-            subsets.append(np.concatenate([subset + n * repeat for repeat in range(self.repeats)]))
-        return subsets
+        return list(_stages(self.trials, self.grid, self.repeats))
 
     @override
     def next(self, errors: NDArray) -> NDArray[np.bool_] | None:

@@ -14,6 +14,7 @@ that are shipped.
 
 import json
 import shutil
+from collections.abc import Collection, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from diffclf.models import load_model
 from diffclf.workbook import settings
 from diffclf.workbook.run.plan import choose
 
-__all__ = ["MAX_BYTES", "copy_reference", "forget", "read_judged", "read_metrics", "read_run"]
+__all__ = ["MAX_BYTES", "copy_reference", "forget", "not_run", "read_judged", "read_metrics", "read_run"]
 
 MAX_BYTES = 3_000_000
 _WEIGHTS = ("name", "dtype", "fingerprint")
@@ -71,9 +72,15 @@ def _small_figure(path: Path) -> bytes:
     return min(output.getvalue(), path.read_bytes(), key=len)
 
 
-def _check_run(profile: str, run: dict[str, dict[str, Any]]) -> None:
+def not_run(run: Collection[str]) -> list[str]:
+    """Return the notebooks that have no record in a run, by name."""
+    return [path.stem for path in choose() if path.stem not in run]
+
+
+def _check_run(profile: str, run: dict[str, dict[str, Any]], without: Sequence[str]) -> None:
     """Raise ValueError unless a run is whole, from one commit without local changes, and with the weights shipped."""
-    missing = ", ".join(path.stem for path in choose() if path.stem not in run)
+    left_out = {path.stem for path in choose(without)} if without else set()
+    missing = ", ".join(name for name in not_run(run) if name not in left_out)
     failed = ", ".join(name for name, record in run.items() if record["status"] != "ok")
     if missing or failed:
         raise ValueError(f"the {profile} run must be whole: not run {missing or 'none'}, failed {failed or 'none'}")
@@ -88,15 +95,16 @@ def _check_run(profile: str, run: dict[str, dict[str, Any]]) -> None:
             raise ValueError(f"weights of {model} in {name} must be those shipped now, {shipped}, got {got}")
 
 
-def copy_reference(profile: str = "full") -> Path:
+def copy_reference(profile: str = "full", without: Sequence[str] = ()) -> Path:
     """Replace reports/reference by the claims, tables and figures of a profile's run; return the folder.
 
+    `without` has the numbers or names of notebooks that need not have run.
     Raises ValueError, and replaces nothing, if a notebook has not run or failed, notebooks were made from different
     commits, from changed code or with other weights than those shipped, or the copy would exceed MAX_BYTES.
     """
     source, target = settings.reports_dir(profile), settings.reports_dir("reference")
     run = read_run(source)
-    _check_run(profile, run)
+    _check_run(profile, run, without)
     files = {path: path.read_bytes() for pattern in ("claims/*.json", "tables/*.csv") for path in source.glob(pattern)}
     files |= {path: _small_figure(path) for path in source.glob("figures/*.png")}
     total = sum(map(len, files.values()))
