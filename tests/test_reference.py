@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from notebook_maker import write_notebook
+from notebook_maker import make_claim, write_notebook
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -10,6 +10,7 @@ from diffclf.commands.main import main
 from diffclf.commands.reference import QUESTIONS, results_table, with_results
 from diffclf.files import write_json
 from diffclf.workbook import results
+from diffclf.workbook.provenance import environment
 from diffclf.workbook.results import copy_reference
 from diffclf.workbook.settings import CHECKOUT, reports_dir
 
@@ -35,7 +36,7 @@ def full(tmp_path, monkeypatch):
 def made_at(commit, model=None):
     """Return the record of a notebook's run."""
     record = {"status": "ok", "seconds": 3.0, "error": "", "parameters": {"dataset": "/a/secret/place"}, "seed": 0}
-    return {**record, "environment": {"commit": commit}, "model": model}
+    return {**record, "settings": {}, "environment": {**environment(), "commit": commit}, "model": model}
 
 
 def test_copies_claims_tables_and_figures(full):
@@ -59,7 +60,7 @@ def test_too_large_is_an_error(full, monkeypatch):
 @pytest.mark.parametrize("status", ["failed", "running", None])
 def test_a_run_that_is_not_whole_is_an_error(full, status):
     path = full / "runs" / "01_one.json"
-    write_json(path, {"status": status}) if status else path.unlink()
+    write_json(path, {**made_at("0123456789ab"), "status": status}) if status else path.unlink()
     with pytest.raises(ValueError, match="must be whole: .*01_one"):
         copy_reference()
 
@@ -98,8 +99,10 @@ def test_command_leaves_the_readme_alone_where_reports_are_elsewhere(full, capsy
 
 
 def test_results_table_has_a_row_per_judged_claim(tmp_path):
-    claim = {"estimate": -0.05, "low": None, "high": 1.0, "unit": "points", "verdict": "holds", "paper": 2.5}
-    claims = [{**claim, "id": id, "words": "holds in the mini world"} for id in ("staged-not-worse", "not-there")]
+    found = {"estimate": -0.05, "low": None, "high": 1.0, "level": 0.95, "n": 10, "verdict": "holds", "paper": 2.5}
+    found |= {"notebook": "04_any", "words": "holds in the mini world", "paper_note": "", "detail": ""}
+    found |= {"profile": "full", "world": "the mini world"}
+    claims = [{**make_claim(id), **found} for id in ("staged-not-worse", "not-there")]
     write_json(tmp_path / "claims" / "04_any.json", {"claims": claims})
     first, second, *rows, empty, missing = results_table(tmp_path).splitlines()
     assert first.count("|") == second.count("|") == 5

@@ -13,8 +13,8 @@ __all__ = ["add_arguments", "results_table", "run", "with_results"]
 
 QUESTIONS = {
     "exact-model-is-bayes": "With an exact denoiser, does the smallest error choose the class of Bayes' rule?",
-    "nearest-rival-variance": "Does shared noise make the difference to the nearest rival's error less variable?",
-    "single-timestep-plateau": "Does one timestep with many noises stay below as many different timesteps?",
+    "nearest-rival-variance": "Is the difference to the nearest rival's error less variable on shared noise?",
+    "single-timestep-plateau": "Are many noises at one timestep less accurate than many timesteps?",
     "staged-not-worse": "Does the paper's pruning keep the accuracy?",
     "race-beats-staged": "Is a race more accurate than the paper's pruning at equal cost?",
 }
