@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from diffclf.experiments.sweep import Outcome
 from diffclf.pruning import Round
@@ -72,6 +72,7 @@ def cost_panels(panels: Mapping[str, Mapping[str, Curve]], gigaflops: float) -> 
         upper = ax.secondary_xaxis("top", functions=(lambda n: n * gigaflops, lambda work: work / gigaflops))
         upper.set_xlabel("billions of operations per image")
         for axis in (ax.xaxis, upper.xaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
         ax.get_legend().remove()
