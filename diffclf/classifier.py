@@ -17,7 +17,7 @@ from diffclf.errortable import ErrorTable
 from diffclf.evaluator import LOSSES, PLAIN, check_losses
 from diffclf.images import list_images
 from diffclf.models.protocol import DiffusionModel
-from diffclf.prompts import Prompts, check_texts, label_indices, resolve_prompts
+from diffclf.prompts import Prompts, check_texts, label_indices, nfc, resolve_prompts
 from diffclf.pruning import Racing, Round, Strategy
 from diffclf.search import ErrorSource, search, stack_rows, watch
 
@@ -112,8 +112,7 @@ class DiffusionClassifier:
 
     def fit(self, images: object = None, labels: object = None) -> Self:
         """Check the labels and learn nothing; raise ValueError if a label is no class."""
-        unknown = sorted(set(np.asarray(labels).tolist()) - set(self.classes_.tolist())) if labels is not None else []
-        if unknown:
+        if unknown := sorted(set([] if labels is None else _names(labels)) - set(self.classes_.tolist())):
             raise ValueError(f"labels must be among the {len(self.classes_)} classes, got {unknown[0]!r}")
         return self
 
@@ -122,7 +121,11 @@ class DiffusionClassifier:
         return self.classes_[self.decision_function(images).argmax(axis=1)]
 
     def predict_proba(self, images: object) -> NDArray[np.float64]:
-        """Return (n_images, n_classes) posterior probabilities under a uniform prior (Eq. 6)."""
+        """Return (n_images, n_classes) posterior probabilities under a uniform prior (Eq. 6).
+
+        A class that was dropped early has a probability, too: that of its score, which rests on the few trials that
+        the class has had (`diffclf.errortable`). The probability is never above that of a class that was not dropped.
+        """
         tables = self.error_tables(images, ordered=False)
         return stack_rows(tables, lambda table: table.proba(self.temperature))
 
@@ -132,7 +135,7 @@ class DiffusionClassifier:
 
     def score(self, images: object, labels: object) -> float:
         """Return the share of images whose predicted class is their label."""
-        return float(np.mean(self.predict(images) == np.asarray(labels)))
+        return float(np.mean(self.predict(images) == np.array(_names(labels))))
 
     def errors(self, image: object) -> ErrorTable:
         """Return the error table of one image; raise ValueError for several."""
@@ -148,6 +151,11 @@ class DiffusionClassifier:
         """Yield the rounds of one image's race while it runs; raise ValueError for another pruning than `Racing`."""
         self.strategy_.rounds(np.empty((0, 0)))  # raises where there are no rounds
         return watch(self._source, _single(image, "race"), self.strategy_, self.loss)
+
+
+def _names(labels: object) -> list[object]:
+    """Return labels with their names in the form of Unicode that classes have."""
+    return [nfc(label) for label in np.ravel(labels).tolist()]
 
 
 def _single(image: object, method: str) -> object:

@@ -5,7 +5,8 @@
 
 A prompt dropped early has had fewer trials than the winner. Trials differ in difficulty, so that its mean cannot be
 compared; its mean paired difference to the winner on its own trials can (Eq. 8). Its score is therefore minus (the
-winner's mean + that mean difference), and just below the winner's score if that difference is negative.
+winner's mean + that mean difference). It is never above the score of a prompt that was not dropped: the strategy has
+judged the dropped prompt to be worse, and a few trials are no reason to rank it higher.
 """
 
 import math
@@ -24,8 +25,8 @@ def prompt_scores(errors: np.ndarray) -> np.ndarray:
     """Return (n_prompts,) scores of (n_prompts, n_trials) errors, NaN where nothing was evaluated.
 
     A score is minus a mean error, comparable between prompts of unequal trials. The prompts with the most trials are
-    the survivors; the winner is the best of them. A prompt without any error scores minus infinity. Raises ValueError
-    if no prompt has an error.
+    the survivors; the winner is the best of them, and no other prompt scores above the worst of them. A prompt without
+    any error scores minus infinity. Raises ValueError if no prompt has an error.
     """
     known = ~np.isnan(errors)
     counts = known.sum(axis=1)
@@ -37,8 +38,8 @@ def prompt_scores(errors: np.ndarray) -> np.ndarray:
     winner = survivors[means[survivors].argmin()]
     shared = known & known[winner]
     difference = np.where(shared, errors - errors[winner], 0).sum(axis=1) / np.maximum(shared.sum(axis=1), 1)
-    # Strictly worse where the difference is negative, so that the best score is always a survivor's.
-    dropped = np.where(difference < 0, np.nextafter(means[winner], np.inf), means[winner] + difference)
+    dropped, worst = means[winner] + difference, means[survivors].max()
+    dropped = np.where(dropped < worst, np.nextafter(worst, np.inf), dropped)
     return np.where(counts == 0, -np.inf, -np.where(counts == counts.max(), means, dropped))
 
 

@@ -30,7 +30,15 @@ LOSSES = (*PLAIN, "vlb", "l2+vlb")
 
 
 class NonFiniteError(ArithmeticError):
-    """The model returned NaN or infinity."""
+    """The model returned NaN or infinity.
+
+    Attributes:
+        errors: (m, n_losses) errors of all triples that were asked for, those that are not finite among them.
+    """
+
+    def __init__(self, message: str, errors: np.ndarray | None = None) -> None:
+        super().__init__(message)
+        self.errors = errors
 
 
 def check_losses(losses: Sequence[str], learns_variance: bool) -> None:
@@ -110,7 +118,8 @@ class Evaluator:
             name = image if names is None else names[image]
             raise NonFiniteError(
                 f"the model's errors must be finite, got NaN or infinity for image {name}, prompt {prompt}, "
-                f"timestep {trials[image].timesteps[trial]}; try another dtype (float32)"
+                f"timestep {trials[image].timesteps[trial]}; try another dtype (float32)",
+                errors,
             )
         return errors
 

@@ -8,9 +8,10 @@ Resize and CenterCrop have it.
 
 import io
 import os
+import stat
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-__all__ = ["ImageError", "ImageLike", "list_images", "load_image", "load_images", "to_pixels"]
+__all__ = ["FORMATS", "MAX_PIXELS", "ImageError", "ImageLike", "list_images", "load_image", "load_images", "to_pixels"]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""The formats that files may have, as Pillow calls them. Some of its other readers start programs (EPS)."""
+MAX_PIXELS = 100_000_000
+"""Pixels that an image may have."""
 
 ImageLike = Image.Image | str | os.PathLike | bytes | BinaryIO | np.ndarray | torch.Tensor
 """What one image may be; an array or a tensor with one axis more holds several."""
@@ -27,6 +33,8 @@ ImageLike = Image.Image | str | os.PathLike | bytes | BinaryIO | np.ndarray | to
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _CHANNELS = (1, 3, 4)
 _LONGEST = 16
+_LARGE, _LARGE_SIDE = 25_000_000, 2048
+_HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx", b"ftypmif1", b"ftypmsf1")
 _ACCEPTED = "a PIL image, a path, an image file as bytes, a numpy array or a torch tensor"
 
 
@@ -61,7 +69,8 @@ def list_images(images: ImageLike | Iterable[ImageLike]) -> list[tuple[ImageLike
 def load_images(images: ImageLike | Iterable[ImageLike]) -> list[Image.Image]:
     """Return one or many images as fully decoded 8-bit RGB pictures.
 
-    EXIF rotation is applied, transparent parts show white, grey becomes RGB, 16-bit grey is scaled to 8 bits.
+    EXIF rotation is applied, transparent parts show white, grey becomes RGB, 16-bit grey is scaled to 8 bits. A JPEG
+    file of more than 25 megapixels is scaled down while it is decoded, to a short side of 2048 pixels or more.
 
     Args:
         images: a PIL image, a path, the bytes of an image file or an open one, a numpy array (H, W), (H, W, C) or
@@ -70,8 +79,9 @@ def load_images(images: ImageLike | Iterable[ImageLike]) -> list[Image.Image]:
             (black and white), or floating point in [0, 1] (rounded to 8 bits).
 
     Raises:
-        ImageError: no image at all; a file that Pillow cannot read as one image, or of more pixels than its limit; an
-            array of another shape, dtype or range. The message names the file, or the position as images[i].
+        ImageError: no image at all; a file in none of `FORMATS`, damaged, or with several pictures; more than
+            `MAX_PIXELS` pixels; an array of another shape, dtype or range. The message names the file, or the position
+            as images[i].
         FileNotFoundError: a path that does not exist.
     """
     return [load_image(item, name) for item, name in list_images(images)]
@@ -133,27 +143,51 @@ def _name(item: object, otherwise: str) -> str:
 
 def _load_file(path: Path | BinaryIO, name: str) -> Image.Image:
     """Return the image in a file, given by its path or open, as RGB."""
-    if isinstance(path, Path) and path.is_dir():
-        raise ImageError(f"{name} is a folder, expected an image file")
-    if isinstance(path, Path) and path.is_file() and path.stat().st_size == 0:
-        raise ImageError(f"{name} is empty (0 bytes), expected an image file")
+    if isinstance(path, Path):
+        _check_file(path, name)
     try:
         with warnings.catch_warnings():
-            # Pillow only warns up to twice its limit; the limit is the limit here.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name} is larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS} pixels: {error}") from error
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_decode` has a limit of its own
+            image = Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} must have at most {MAX_PIXELS:,} pixels: {error}") from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise ImageError(f"{name} is not an image that Pillow can read: {error}") from error
+        if getattr(error, "errno", None) is not None:
+            raise ImageError(f"{name} cannot be read: {error.strerror}") from error
+        formats = ", ".join(FORMATS)
+        raise ImageError(f"{name} is not an image in one of the formats {formats}{_advice(path)}") from error
     with image:
-        return _decode(image, name)
+        if image.width * image.height > _LARGE:
+            image.draft(None, (_LARGE_SIDE, _LARGE_SIDE))
+        return _decode(image, name, in_place=True)
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
-    """Return a picture, perhaps not read to its end yet, as upright RGB."""
+def _check_file(path: Path, name: str) -> None:
+    """Raise ImageError for a path that is no file with content; reading a pipe could wait for ever."""
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(f"{name} is a folder, expected an image file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(f"{name} is a pipe, a socket or a device, expected an image file")
+    if status.st_size == 0:
+        raise ImageError(f"{name} is empty (0 bytes), expected an image file")
+
+
+def _advice(path: Path | BinaryIO) -> str:
+    """Return the end of a message about a file in no accepted format: what to do about it, where that is known."""
+    with suppress(Exception), path.open("rb") if isinstance(path, Path) else nullcontext(path) as file:
+        file.seek(4)
+        if file.read(8) in _HEIC:
+            return ": it is a HEIC image; convert it to PNG or JPEG, for example with the package pillow-heif"
+    return ""
+
+
+def _decode(image: Image.Image, name: str, in_place: bool = False) -> Image.Image:
+    """Return a picture, perhaps not read to its end yet, as upright RGB; `in_place` saves the memory of a copy."""
     if 0 in image.size:
         raise ImageError(f"{name} is empty, got {image.width} x {image.height} pixels")
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{name} must have at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height}")
     try:
         # An MPO is what many telephones and cameras write as .jpg: the photograph first, then a depth map or preview.
         n_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
@@ -166,28 +200,39 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     if n_frames > 1:
         raise ImageError(f"{name} is animated or has several pages ({n_frames} frames), expected a single image")
     with suppress(Exception):  # EXIF too damaged to hold an orientation; the pixels are fine
-        image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(image, in_place=in_place) or image
     return _to_rgb(image, name)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Return an upright, decoded image as 8-bit RGB over white."""
     if image.mode in _SIXTEEN_BIT:
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ImageError(f"{name}: 16-bit values must lie in [0, 65535], got {values.min()} to {values.max()}")
         return _from_array(_to_eight_bits(values), name)
     if image.mode == "F":
         return _from_array(np.asarray(image), name)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        return _over_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Return a picture with transparent parts over white, some rows at a time to save memory."""
+    whole, n_rows = Image.new("RGB", image.size), max(1, 2**20 // image.width)
+    for top in range(0, image.height, n_rows):
+        rows = image.crop((0, top, image.width, min(top + n_rows, image.height))).convert("RGBA")
+        whole.paste(Image.alpha_composite(Image.new("RGBA", rows.size, "white"), rows).convert("RGB"), (0, top))
+    return whole
 
 
 def _to_eight_bits(values: np.ndarray) -> np.ndarray:
     """Return values in 0..65535 as uint8, rounded."""
-    return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
+    rounded = values.astype(np.uint32)
+    rounded += 128
+    rounded //= 257
+    return rounded.astype(np.uint8)
 
 
 def _from_array(values: np.ndarray, name: str) -> Image.Image:

@@ -6,7 +6,9 @@ form of the prompt files released with Li et al. 2023.
 """
 
 import csv
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,8 @@ Prompts = Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] | Sequen
 def resolve_prompts(prompts: Prompts, labels: Sequence[str] | None) -> tuple[list[str] | list[int], list[str]]:
     """Turn the user's prompts into texts, or class indices of a model that has labels, and the class name of each.
 
+    Class names are returned in Unicode's form NFC; letters composed in another way are the same name.
+
     Raises ValueError for fewer than two classes, empty or duplicate prompts, or unknown labels.
     """
     if labels is None:
@@ -44,10 +48,15 @@ def resolve_prompts(prompts: Prompts, labels: Sequence[str] | None) -> tuple[lis
         if len(set(indices)) != len(indices):
             raise ValueError(f"labels must differ, got {prompts!r:.80}")
         pairs = [(index, labels[index]) for index in indices]
-    n_classes = len({name for _, name in pairs})
+    n_classes = len({nfc(name) for _, name in pairs})
     if n_classes < 2:
         raise ValueError(f"prompts must name at least 2 classes, got {n_classes}")
-    return [prompt for prompt, _ in pairs], [name for _, name in pairs]
+    return [prompt for prompt, _ in pairs], [nfc(name) for _, name in pairs]
+
+
+def nfc(name: object) -> object:
+    """Return a name in Unicode's form NFC, in which equal names have equal characters; what is no text unchanged."""
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
 
 
 def _text_pairs(prompts: Prompts) -> list[tuple[str, str]]:
@@ -81,20 +90,29 @@ def check_texts(pairs: Sequence[tuple[object, str]]) -> None:
 
 def label_indices(chosen: Iterable[str | int], labels: Sequence[str]) -> list[int]:
     """Return the class indices of labels given by name or index; raise ValueError for one that is no label."""
-    indices = []
+    indices, places = [], {nfc(label): place for place, label in reversed(list(enumerate(labels)))}
     for label in chosen:
         if isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= label < len(labels):
             indices.append(int(label))
-        elif isinstance(label, str) and label in labels:
-            indices.append(list(labels).index(label))
+        elif isinstance(label, str) and nfc(label) in places:
+            indices.append(places[nfc(label)])
         else:
-            raise ValueError(f"label must be one of the model's {len(labels)} labels, got {label!r}")
+            near = _near(label, labels) if isinstance(label, str) else []
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"label must be one of the model's {len(labels)} labels, got {label!r}{hint}")
     return indices
+
+
+def _near(name: str, labels: Sequence[str]) -> list[str]:
+    """Return up to three labels that are spelt like a name, else that contain it; letter case does not matter."""
+    lower = {label.lower(): label for label in labels}
+    found = get_close_matches(name.lower(), lower) or [label for label in lower if name.lower() in label]
+    return [lower[label] for label in found[:3]]
 
 
 def split_labels(text: str) -> list[str]:
     """Return labels that commas or line breaks separate; a label with a comma in it stands in double quotes."""
-    return [label.strip() for row in csv.reader(text.splitlines(), skipinitialspace=True) for label in row]
+    return [nfc(label.strip()) for row in csv.reader(text.splitlines(), skipinitialspace=True) for label in row]
 
 
 def prompts_from_labels(labels: Sequence[str], template: str = TEMPLATE) -> list[tuple[str, str]]:
@@ -155,6 +173,6 @@ def _parse_row(row: dict[str, str | None], where: str) -> tuple[str, str, int]:
         if not value:
             raise ValueError(f"{where}: {column} must not be empty")
     try:
-        return values[0], values[1], int(values[2])
+        return values[0], nfc(values[1]), int(values[2])
     except ValueError:
         raise ValueError(f"{where}: classidx must be an integer, got {values[2]!r}") from None

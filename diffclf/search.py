@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffclf.errortable import ErrorTable
-from diffclf.evaluator import Evaluator
+from diffclf.evaluator import Evaluator, NonFiniteError
 from diffclf.images import list_images, load_image, to_pixels
 from diffclf.models.conditioning import Conditioning
 from diffclf.models.protocol import DiffusionModel
@@ -183,6 +183,8 @@ class _Search:
 
         If other images wait, the last, partly filled batch is left for the next time. What would take very many batches
         is done in parts, so that memory does not grow with the number of prompts and trials.
+
+        Raises NonFiniteError after the other images have got their errors.
         """
         source, batch_size = self.source, self.source.evaluator.batch_size
         images = [image for image in self.flying if image.missing is not None]
@@ -195,19 +197,27 @@ class _Search:
         entries = np.concatenate(parts)
         if self.waiting and len(entries) > batch_size:
             entries = entries[: len(entries) // batch_size * batch_size]
-        found = source.evaluator.errors(
-            torch.stack([image.x0 for image in images]),
-            source.conditionings,
-            [image.trials for image in images],
-            entries[:, [0, 3, 2]],
-            [image.name for image in images],
-        )
+        failure = None
+        try:
+            found = source.evaluator.errors(
+                torch.stack([image.x0 for image in images]),
+                source.conditionings,
+                [image.trials for image in images],
+                entries[:, [0, 3, 2]],
+                [image.name for image in images],
+            )
+        except NonFiniteError as error:
+            failure, found = error, error.errors
         for number in np.unique(entries[:, 0]):
             image, own = images[number], entries[:, 0] == number
+            if not np.isfinite(found[own]).all():
+                continue
             image.stored[entries[own, 1], entries[own, 2]] = found[own]
             image.look()
             if image.missing is None:
                 source.save(image.key, image.prompts, image.stored)
+        if failure is not None:
+            raise failure
 
 
 def search(
@@ -246,14 +256,20 @@ def search(
 
     def tables() -> Iterator[ErrorTable]:
         with progress(total=n_images, desc=desc, unit="image", enabled=desc is not None) as bar:
+            failure = None
             while running.waiting or running.flying:
                 running.join(ordered)
-                if not running.ready(ordered):
-                    running.evaluate()
+                try:
+                    if not running.ready(ordered):
+                        running.evaluate()
+                except NonFiniteError as error:
+                    failure = error  # raised after the images that are done
                 for image in running.ready(ordered):
                     running.flying.remove(image)
                     yield image.table(classnames)
                     bar.update(1)
+                if failure is not None:
+                    raise failure
 
     return tables()
 

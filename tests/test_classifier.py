@@ -86,6 +86,14 @@ def test_prompts_that_are_not_told_apart_are_a_tie_of_classes(tiny_sd):
     assert table.tie == ("sneaker", "bag", "coat") and table.n_evaluations == 4 and table.predicted in table.tie
 
 
+def test_labels_composed_in_another_way_are_the_classes(tiny_sd):
+    whole, parts = "caf\u00e9", "cafe\u0301"
+    clf = DiffusionClassifier(tiny_sd, {parts: "a", f"{parts} noir": "b"}, pruning=FEW)
+    assert clf.classes_.tolist() == [whole, f"{whole} noir"]
+    labels = [name.replace(whole, parts) for name in clf.predict(IMAGES)]
+    assert clf.fit(IMAGES, labels).score(IMAGES, labels) == 1
+
+
 def test_labels_of_a_class_conditional_model(tiny_dit):
     race = Racing(trials=8)
     table = DiffusionClassifier(tiny_dit, pruning=race).errors(IMAGES[0])

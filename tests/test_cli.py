@@ -3,9 +3,14 @@
 import csv
 import json
 import os
+import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -118,6 +123,44 @@ def test_the_default_is_the_classifiers_default(capsys, tiny_dit_folder, tiny_di
     assert "budget=20" in found["pruning"] and "confidence=0.9" in found["pruning"]
     found = json.loads(run(capsys, *command, "--labels", "pullover,trouser", "--trials", 3, "--loss", "l2+vlb")[1])
     assert found["classes"] == ["pullover", "trouser"] and found["images"][0]["n_evaluations"] == 6
+
+
+def test_classify_prints_a_line_of_json_as_each_image_finishes(capsys, tiny_sd_folder, images, monkeypatch):
+    command = ["classify", *images, images[0], "--labels", "sneaker,bag", "--model", tiny_sd_folder, "--trials", 3]
+    whole = json.loads(run(capsys, *command, "--json")[1])["images"]
+    status, out, _ = run(capsys, *command, "--jsonl")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and sorted(rows, key=str) == sorted(whole, key=str)
+    errors, calls = Evaluator.errors, []
+
+    def stop(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return errors(*args)
+
+    monkeypatch.setattr(Evaluator, "errors", stop)
+    status, out, err = run(capsys, *command, "--jsonl", "--batch-size", 1)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 130 and err.endswith("diffclf: interrupted\n")
+    assert 0 < len(rows) < 3 and all(row in whole for row in rows)
+
+
+def test_names_that_steer_a_terminal_are_escaped(capsys, tiny_sd_folder, tmp_path):
+    image, name = tmp_path / "a\x1b[31m\n\x9b1m.png", "red\x1b[2J\u202e"
+    noise_image(0).save(image)
+    options = ["--model", tiny_sd_folder, "--trials", 2]
+    _, out, err = run(capsys, "classify", image, "--labels", f"{name}1,{name}2", *options)
+    assert out.startswith(f"{tmp_path}/a\\x1b[31m\\n\\x9b1m.png  red\\x1b[2J\\u202e") and out.count("\n") == 1
+    data = tmp_path / "data"
+    for folder in (f"{name}1", f"{name}2"):
+        (data / folder).mkdir(parents=True)
+        shutil.copy(image, data / folder)
+    (data / f"{name}.txt").touch()
+    _, out, err = run(capsys, "evaluate", data, "--labels-from-folders", *options, "--out", tmp_path / f"out{name}")
+    failed = fails(capsys, "classify", tmp_path / name, "--labels", "a,b")
+    for text in (out, err, failed):
+        assert "red\\x1b[2J\\u202e" in text and not set("\x1b\x9b\u202e") & set(text)
 
 
 # evaluate
@@ -291,6 +334,53 @@ def test_bad_folders(capsys, tmp_path):
     assert "one of the arguments --labels-from-folders --prompts is required" in fails(capsys, *command[:-1])
 
 
+def test_images_that_cannot_be_used_are_skipped_on_request(capsys, tiny_sd_folder, folder, tmp_path):
+    data, clean, out = tmp_path / "things", tmp_path / "clean", tmp_path / "out"
+    evaluate(capsys, folder, clean, tiny_sd_folder)
+    shutil.copytree(folder, data)
+    (data / "bag" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    noise_image(1).save(data / "sneaker" / "moving.gif", save_all=True, append_images=[noise_image(2)])
+    message = fails(capsys, "evaluate", data, "--labels-from-folders", "--model", "no-such-model")
+    assert "broken.png is" in message and "moving.gif is animated" in message
+    assert message.endswith("; --skip-unreadable leaves such images out")
+    status, text, err = evaluate(capsys, data, out, tiny_sd_folder, "--skip-unreadable")
+    assert status == 0 and "2 images skipped\n" in text and "skipping 2 images that cannot be used: " in err
+    found, expected = (json.loads((path / "summary.json").read_text()) for path in (out, clean))
+    assert found.pop("n_skipped") == 2 and expected.pop("n_skipped") == 0 and expected.pop("skipped") == {}
+    skipped = found.pop("skipped")
+    assert list(skipped) == ["bag/broken.png", "sneaker/moving.gif"] and "animated" in skipped["sneaker/moving.gif"]
+    assert found == expected and read_results(out)[:2] == read_results(clean)[:2]
+    shutil.rmtree(data / "bag" / "deeper")
+    for path in data.glob("*/?*.*"):
+        path.write_bytes(b"")
+    command = ["--labels-from-folders", "--skip-unreadable", "--model", "no-such-model"]
+    assert "no image of" in (message := fails(capsys, "evaluate", data, *command)) and "a.png is empty" in message
+    assert "and 1 more" in message or message.count("is empty") <= 5
+
+
+def test_one_of_a_thing_is_in_the_singular(capsys, tiny_dit_folder, tmp_path):
+    for name in ("trouser", "pullover"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    noise_image(0).save(tmp_path / "data" / "trouser" / "x.png")
+    _, text, _ = evaluate(capsys, tmp_path / "data", tmp_path / "out", tiny_dit_folder)
+    assert " of 1 image)" in text
+    assert re.search(r"^(1 tie|0 ties)$", text, re.MULTILINE)
+
+
+def test_a_full_disk_is_named_with_its_file(capsys, tiny_sd_folder, folder, tmp_path):
+    """A limit on the size of files instead of a full disk: both end in an OSError without a file's name."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heed = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        status, _, err = evaluate(capsys, folder, tmp_path / "out", tiny_sd_folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, heed)
+    assert status == 2 and re.search(rf"^diffclf: error: {tmp_path}/out/bank/\S+: File too large$", err, re.MULTILINE)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.stat().st_size]
+
+
 # Bad input
 
 
@@ -307,7 +397,11 @@ def test_bad_images_are_named_before_a_model_is_loaded(capsys, images, tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--labels a", "at least two classes, got 1"),
+        ("--labels a", "labels must name at least two classes, separated by commas (A,B), got 'a'"),
+        (
+            "--labels a b",
+            "unrecognized arguments: b (separate labels by commas: --labels A,B; see `diffclf c",
+        ),
         ("--labels a,b --template photo", "template must contain {} where the label goes, got 'photo'"),
         ("--labels a,b --template=", "template must contain {} where the label goes, got ''"),
         ("--labels a,b --prompts x.csv", "argument --prompts: not allowed with argument --labels"),
@@ -325,7 +419,9 @@ def test_bad_images_are_named_before_a_model_is_loaded(capsys, images, tmp_path)
         ("--labels a,b --temperature 0", "argument --temperature: must be above 0 and finite, got 0"),
         ("--labels a,b --temperature nan", "argument --temperature: must be above 0 and finite, got nan"),
         ("--labels a,b --model no-such-model", "no model 'no-such-model'"),
-        ("--labels a,b --lab x", "unrecognized arguments: --lab x"),
+        ("--labels a,b --lab x", "unrecognized arguments: --lab x (see `diffclf classify --help`)"),
+        ("--lab x", "unrecognized arguments: --lab x (see `diffclf classify --help`)"),
+        ("--json --jsonl --labels a,b", "argument --jsonl: not allowed with argument --json"),
     ],
 )
 def test_bad_options(capsys, images, monkeypatch, options, message):
@@ -355,7 +451,26 @@ def test_nan_from_the_model(capsys, tiny_sd_folder, images, monkeypatch):
 
     monkeypatch.setattr(StableDiffusionModel, "denoise", lambda self, x_t, t, cond: torch.full_like(x_t, torch.nan))
     message = fails(capsys, "classify", images[0], "--labels", "a,b", "--model", tiny_sd_folder, "--trials", 2)
-    assert "the model's errors must be finite, got NaN" in message
+    assert f"the model's errors must be finite, got NaN or infinity for image {images[0]}, prompt 0" in message
+
+
+def test_images_finished_before_nan_are_kept(capsys, tiny_sd_folder, folder, tmp_path, monkeypatch):
+    batch_errors, n_calls = Evaluator._batch_errors, [0]
+
+    def break_last(self, x0, cond, trials, batch):
+        n_calls[0] += 1
+        errors = batch_errors(self, x0, cond, trials, batch)
+        return torch.full_like(errors, torch.nan) if n_calls[0] == 5 else errors
+
+    monkeypatch.setattr(Evaluator, "_batch_errors", break_last)
+    images = [str(folder / name) for name in ("bag/a.png", "sneaker/a.png", "sneaker/b, c.png")]
+    options = ["--labels", "a,b", "--model", tiny_sd_folder, "--trials", 3, "--batch-size", 3]
+    status, out, err = run(capsys, "classify", *images, *options)
+    assert status == 2 and [line.split("  ")[0] for line in out.splitlines()] == images[:2]
+    assert f"for image {images[2]}, prompt" in err
+    n_calls[0] = 0
+    assert evaluate(capsys, folder, tmp_path / "out", tiny_sd_folder, "--batch-size", 3)[0] == 2
+    assert len(list((tmp_path / "out").glob("bank/*/*.errors"))) >= 2
 
 
 # The frame
@@ -378,6 +493,7 @@ def test_no_spreadsheet_runs_a_name_as_a_formula(tmp_path):
 def test_usage(capsys):
     assert "arguments are required: COMMAND" in fails(capsys)
     assert "invalid choice: 'classfy'" in fails(capsys, "classfy")
+    assert fails(capsys, "report", "--fo") == "unrecognized arguments: --fo (see `diffclf report --help`)"
     assert "the following arguments are required: IMAGE (see `diffclf classify --help`)" in fails(capsys, "classify")
 
 
@@ -409,3 +525,37 @@ def test_a_closed_pipe_is_no_error(capsys, tiny_dit_folder, images, monkeypatch)
         monkeypatch.undo()
         closed_pipe.write("nobody reads this, and leaving raises nothing")
     assert (status, capsys.readouterr().err) == (141, "")
+
+
+def diffclf_process(*argv, **options):
+    """Start the command line in a process of its own, that heeds interrupts."""
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a job in the background would not
+    command = [sys.executable, "-m", "diffclf", *map(str, argv)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed, **options)
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "classify --help"])
+def test_output_that_nobody_reads_is_no_error(command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = diffclf_process(*command.split(), stdout=writer, env=os.environ | {"PYTHONUNBUFFERED": ""})
+    os.close(writer)
+    assert (process.communicate()[1], process.returncode) == ("", 141)
+
+
+def test_a_closed_or_full_output_is_named(images):
+    command = ["classify", images[0], "--labels", "a,b"]
+    closed = subprocess.run(
+        ["/bin/sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "diffclf", *command], capture_output=True, text=True
+    )
+    assert (closed.returncode, closed.stderr) == (2, "diffclf: error: standard output is closed\n")
+
+
+@pytest.mark.parametrize("seconds", [0.15, 0.4, 1])
+def test_an_interrupt_while_libraries_are_imported_leaves_no_traceback(images, seconds):
+    process = diffclf_process("classify", images[0], "--labels", "a,b,c,d", "--trials", 900, stdout=subprocess.PIPE)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (out, err.strip().splitlines()[-1], process.returncode) == ("", "diffclf: interrupted", 130)
+    assert "Traceback" not in err

@@ -1,6 +1,7 @@
 """Sets of images: labels that are true, subsets that are prefixes, splits that never meet, clear errors."""
 
 import hashlib
+import os
 import sys
 import types
 from unittest import mock
@@ -12,6 +13,7 @@ from PIL import Image
 from diffclf.baselines.nearest_mean import learn_nearest_mean
 from diffclf.datasets import ImageSet, load_dataset
 from diffclf.datasets.embedded import CAPTION_SETS, CLASS_SETS, PAIR_SETS
+from diffclf.datasets.folder import ClassFolder, unreadable
 from diffclf.datasets.imagenet import IMAGENET_A, OBJECTNET
 from diffclf.datasets.photos import load_photos
 from diffclf.datasets.world import COLOURS, ITEMS, OPPOSITE, held_out_mask
@@ -193,6 +195,24 @@ def test_a_part_of_a_folder_is_a_prefix_and_balanced_as_long_as_there_are_images
         load_dataset(folder, n_images=21)
 
 
+def test_folders_whose_letters_are_composed_in_another_way_are_one_class(tmp_path):
+    whole, parts = "caf\u00e9", "cafe\u0301"
+    folder = ClassFolder(make_folder(tmp_path, **{whole: 2, parts: 3, "cafeteria": 1}))
+    assert folder.classnames == ("cafeteria", whole)
+    assert [image.label for image in folder.images] == ["cafeteria"] + [whole] * 5
+
+
+def test_what_is_no_image_in_an_accepted_format_is_found_and_not_left_out(tmp_path):
+    folder = make_folder(tmp_path, a=1, b=1)
+    (folder / "b" / "x.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    os.mkfifo(folder / "b" / "y.png")
+    (folder / "b" / "z.png").symlink_to(folder / "gone.png")
+    found = unreadable([image.path for image in ClassFolder(folder).images])
+    assert [path.name for path in found] == ["x.heic", "y.png", "z.png"]
+    for reason, word in zip(found.values(), ["pillow-heif", "is a pipe", "image not found"], strict=True):
+        assert word in reason
+
+
 def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least two classes, got 1"):
         load_dataset(str(make_folder(tmp_path / "one", a=2)))
@@ -330,4 +350,6 @@ def test_some_images_of_a_set_keep_all_that_belongs_to_them():
     assert few.name == "two" and len(few) == len(few.images) == 2 and few.classnames == data.classnames
     assert few.captions == [data.captions[4], data.captions[1]] and few.groups.tolist() == data.groups[[4, 1]].tolist()
     assert few.images[0] is data.images[4] and few.images[1] is data.images[1]
+    assert repr(few) == "ImageSet('two', 2 images, 6 captions each)"
+    assert repr(load_dataset("mini-items", n_images=5)) == "ImageSet('mini-items', 5 images, 10 classes)"
     assert data.first(3).groups.tolist() == data.groups[:3].tolist() and len(data.first(99)) == 6

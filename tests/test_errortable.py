@@ -35,12 +35,19 @@ def test_scores_are_minus_the_mean_errors():
     assert table(errors).predicted == "class 1" and table(errors).tie == ()
 
 
-def test_a_dropped_prompt_is_scored_by_its_paired_difference_and_never_beats_the_winner():
-    # Its own mean (0.2) is below the winner's (0.4) because it had an easy trial only.
-    errors = [[0.1, 0.3, 0.8], [0.2, NAN, NAN], [0.2, 0.5, 0.9]]
-    np.testing.assert_allclose(prompt_scores(np.float32(errors)), [-0.4, -(0.4 + 0.1), -1.6 / 3], rtol=1e-6)
+def test_a_dropped_prompt_is_scored_by_its_paired_difference():
+    # Its own mean (0.3) is below the winner's (0.4) because it had an easy trial only.
+    errors = [[0.1, 0.3, 0.8], [0.3, NAN, NAN], [0.2, 0.5, 0.9]]
+    np.testing.assert_allclose(prompt_scores(np.float32(errors)), [-0.4, -(0.4 + 0.2), -1.6 / 3], rtol=1e-6)
     unequal = [[NAN, 0.3, 0.5, 0.7], [0.2, 0.5, NAN, NAN]]  # they share the second trial
     np.testing.assert_allclose(prompt_scores(np.float32(unequal)), [-0.5, -(0.5 + 0.2)], rtol=1e-6)
+
+
+def test_a_dropped_prompt_never_ranks_above_one_that_was_not_dropped():
+    errors = [[0.1, 0.3, 0.8], [0.2, NAN, NAN], [0.2, 0.5, 0.9]]  # by its difference alone it would be second
+    scores = prompt_scores(np.float32(errors))
+    np.testing.assert_allclose(scores, [-0.4, -1.6 / 3, -1.6 / 3], rtol=1e-6)
+    assert scores[1] < scores[2]
     # A strategy may drop a prompt that was ahead; the winner is one of those that stayed.
     errors = np.float32([[0.1, NAN, NAN], [0.2, 0.3, 0.8]])
     scores = prompt_scores(errors)
@@ -58,6 +65,10 @@ def test_the_survivor_of_any_staged_search_is_predicted():
         winner = survivors[errors[survivors].mean(axis=1, dtype=np.float64).argmin()]
         scores = prompt_scores(errors)
         assert scores.argmax() == winner and table(errors).predicted == f"class {winner}"
+        dropped = np.isnan(errors).any(axis=1)
+        assert scores[dropped].max() < scores[~dropped].min()
+        probabilities = table(errors).proba(0.01)
+        assert probabilities[dropped].max() <= probabilities[~dropped].min()
         # Adding the same difficulty to a trial of all prompts changes no difference between classes.
         harder = prompt_scores(errors.astype(np.float64) + rng.random(48))
         np.testing.assert_allclose(harder - harder.max(), scores - scores.max(), atol=1e-9)

@@ -1,6 +1,11 @@
 """Reading and preprocessing images."""
 
 import io
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,7 +115,40 @@ def test_a_photograph_with_a_preview_is_its_first_picture(tmp_path):
         assert np.array_equal(rgb(path), np.asarray(first))
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "bmp", "gif", "tiff", "ppm"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1"])
+def test_an_ordinary_file_has_exactly_pillows_pixels(tmp_path, kind, mode):
+    path = tmp_path / f"x.{kind}"
+    try:
+        noise_image(37, 29).convert(mode).save(path)
+    except OSError:
+        pytest.skip(f"no {kind} of mode {mode}")
+    with Image.open(path) as opened:
+        assert np.array_equal(rgb(path), np.asarray(opened.convert("RGB")))
+
+
 # What it may not be
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(ImageError, match=f"{path} is a pipe, a socket or a device, expected an image file"):
+            load_images(path)
+
+
+def test_formats_that_are_not_meant_are_never_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) show\n"
+    (tmp_path / "disguised.png").write_bytes(eps)
+    (tmp_path / "telephone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    for kind in (tmp_path / "disguised.png", eps, io.BytesIO(eps)):
+        with pytest.raises(ImageError, match=r"is not an image in one of the formats .*PPM$"):
+            load_images(kind)
+    heic = tmp_path / "telephone.heic"
+    for kind in (heic, heic.read_bytes(), io.BytesIO(heic.read_bytes())):
+        with pytest.raises(ImageError, match="it is a HEIC image; .* with the package pillow-heif"):
+            load_images(kind)
 
 
 def test_bad_files(tmp_path):
@@ -119,7 +157,11 @@ def test_bad_files(tmp_path):
     noise_image(40, 40).save(jpeg)
     for name, content, message in [
         ("empty.png", b"", r"empty\.png is empty \(0 bytes\)"),
-        ("text.png", b"not an image", r"text\.png is not an image that Pillow can read"),
+        (
+            "text.png",
+            b"not an image",
+            r"text\.png is not an image in one of the formats PNG, JPEG, .*, PPM$",
+        ),
         ("short.png", good.read_bytes()[:-2000], r"short\.png is truncated or damaged"),
         ("short.jpg", jpeg.read_bytes()[:-400], r"short\.jpg is truncated or damaged"),
     ]:
@@ -143,13 +185,46 @@ def test_animations_are_refused(tmp_path, suffix):
         load_images(opened)
 
 
-@pytest.mark.parametrize("limit", [99, 40])  # Pillow itself warns above its limit, and refuses above twice the limit
-def test_pillows_size_limit(tmp_path, monkeypatch, limit):
-    noise_image(10, 10).save(tmp_path / "large.png")
-    assert len(load_images(tmp_path / "large.png")) == 1
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(ImageError, match=rf"large\.png is larger than Pillow's limit of {limit} pixels"):
-        load_images(tmp_path / "large.png")
+@pytest.mark.parametrize(("width", "message"), [(10_001, "got 10001 x 10000"), (20_000, "exceeds limit")])
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, width, message):
+    def chunk(kind, content):
+        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+    header = chunk(b"IHDR", width.to_bytes(4) + (10_000).to_bytes(4) + bytes([1, 0, 0, 0, 0]))  # one bit a pixel
+    path = tmp_path / "large.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    # The data are missing, so that decoding them would give another message.
+    with pytest.raises(ImageError, match=rf"large\.png must have at most 100,000,000 pixels.* {message}"):
+        load_images(path)
+
+
+def test_a_large_jpeg_file_is_scaled_down_while_it_is_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "large.jpg"
+    Image.fromarray(np.kron(np.asarray(noise_image(12, 8)), np.ones((16, 16, 1), np.uint8))).save(path, quality=95)
+    whole = rgb(path)
+    monkeypatch.setattr("diffclf.images._LARGE_SIDE", 30)
+    assert np.array_equal(rgb(path), whole)
+    monkeypatch.setattr("diffclf.images._LARGE", 192 * 128 - 1)
+    small = rgb(path)
+    assert small.shape == (32, 48, 3), "a quarter; an eighth would have a side of 16, below 30"
+    means = whole.reshape(32, 4, 48, 4, 3).mean(axis=(1, 3))
+    assert np.abs(small - means).mean() < 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux")
+@pytest.mark.parametrize(("mode", "limit"), [("1", 5.5), ("RGB", 5.5), ("RGBA", 9), ("I;16", 11)])
+def test_memory_of_a_small_file_with_many_pixels(tmp_path, mode, limit):
+    """The limit is in bytes a pixel; a decoded RGB picture takes 4 of them."""
+    n_side = 5000
+    Image.new(mode, (n_side, n_side)).save(tmp_path / "x.png")
+    peak = "int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    noise_image(8, 8).save(tmp_path / "small.png")
+    script = "import re, sys; from diffclf.images import *; to_pixels(load_images(sys.argv[1])[0], 8); "
+    script += f"before = {peak}; to_pixels(load_images(sys.argv[2])[0], 64); print({peak} - before)"
+    command = [sys.executable, "-c", script, str(tmp_path / "small.png"), str(tmp_path / "x.png")]
+    grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(grown) * 1024 < limit * n_side**2
 
 
 @pytest.mark.parametrize(
@@ -168,7 +243,7 @@ def test_pillows_size_limit(tmp_path, monkeypatch, limit):
         (np.full((4, 4), -0.1), r"must lie in \[0, 1\], got -0.1"),
         (torch.full((3, 4, 4), torch.nan), r"must lie in \[0, 1\], got nan"),
         (np.zeros((4, 4), np.int64), "must be uint8, uint16, bool, or floats .* got dtype int64"),
-        (b"no image", "image is not an image that Pillow can read"),
+        (b"no image", "image is not an image in one of the formats"),
         ([np.zeros((2, 4, 4, 3), np.uint8)], r"images\[0\]: an array must be"),
     ],
 )

@@ -36,6 +36,32 @@ def test_bad_labels(text, message):
         prompts_from_labels(split_labels(text))
 
 
+def test_letters_composed_in_another_way_are_the_same_name():
+    whole, parts = "caf\u00e9", "cafe\u0301"
+    assert split_labels(f"{parts},bag") == [whole, "bag"]
+    assert resolve_prompts([("a", parts), ("b", whole), (parts, "bag")], None)[1] == [whole, whole, "bag"]
+    assert resolve_prompts([(parts, parts), ("b", "bag")], None)[0] == [parts, "b"], "prompts stay as they are"
+    with pytest.raises(ValueError, match="at least 2 classes, got 1"):
+        resolve_prompts([("a", parts), ("b", whole)], None)
+    for own, given in ((whole, parts), (parts, whole)):
+        assert label_indices([given], ["bag", own]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("label", "hint"),
+    [
+        ("T-Shirt", "; did you mean 't-shirt'?"),
+        ("trousers", "; did you mean 'trouser'?"),
+        ("pull", "; did you mean 'pullover'?"),
+        ("zebra", ""),
+    ],
+)
+def test_an_unknown_label_suggests_near_names(label, hint):
+    with pytest.raises(ValueError) as error:
+        label_indices([label], LABELS)
+    assert str(error.value) == f"label must be one of the model's 3 labels, got {label!r}{hint}"
+
+
 def test_prompts_of_classes_are_resolved():
     mapping = {"bag": ["a bag", "a red bag"], "coat": "a coat"}
     expected = ["a bag", "a red bag", "a coat"], ["bag", "bag", "coat"]

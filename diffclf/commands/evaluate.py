@@ -25,14 +25,20 @@ from typing import Any
 
 from diffclf.bank import ErrorBank
 from diffclf.classifier import DiffusionClassifier
-from diffclf.commands.options import add_classifier_arguments, make_classifier, make_prompts, make_pruning
-from diffclf.datasets.folder import ClassFolder, check_images, shown
+from diffclf.commands.options import (
+    add_classifier_arguments,
+    first_reasons,
+    make_classifier,
+    make_prompts,
+    make_pruning,
+)
+from diffclf.datasets.folder import ClassFolder, FolderImage, shown, unreadable
 from diffclf.files import write_json, write_whole
 from diffclf.progress import progress
 from diffclf.prompts import resolve_prompts
 from diffclf.search import search
 from diffclf.stats import proportion
-from diffclf.texttable import text_table
+from diffclf.texttable import plural, printable, text_table
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompts", metavar="FILE", help="CSV file: prompt, classname (the folders' names), classidx")
     add_classifier_arguments(parser)
     out = "results (default FOLDER-results): a killed run continues there, other settings overwrite its tables"
+    skip = "leave images out that cannot be used (damaged, animated); the summary lists them"
+    parser.add_argument("--skip-unreadable", action="store_true", help=skip)
     parser.add_argument("--out", type=Path, metavar="DIR", help=out)
 
 
@@ -58,19 +66,18 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path(f"{folder.path.resolve().name}-results")
     _check_out(out, folder)
     if folder.ignored:
-        names = ", ".join(shown(path.name) for path in folder.ignored[:3]) + (
-            ", ..." if len(folder.ignored) > 3 else ""
-        )
+        names = ", ".join(shown(path.name) for path in folder.ignored[:3])
+        names += ", ..." if len(folder.ignored) > 3 else ""
         what = "entry that is" if len(folder.ignored) == 1 else "entries that are"
-        print(f"diffclf: ignoring {len(folder.ignored)} {what} no image of a class: {names}", file=sys.stderr)
-    labels = {image.label for image in folder.images}
+        _say(f"ignoring {len(folder.ignored)} {what} no image of a class: {names}")
+    images, skipped = _usable(folder, args.skip_unreadable)
+    labels = {image.label for image in images}
     if empty := [name for name in folder.classnames if name not in labels]:
-        print(f"diffclf: no image of {', '.join(empty)}, which can still be predicted", file=sys.stderr)
-    check_images(progress([image.path for image in folder.images], desc="checking images", unit="image"))
+        _say(f"no image of {', '.join(empty)}, which can still be predicted")
 
     classifier = make_classifier(args, prompts, pruning)
-    predictions, n_computed = _predict(classifier, folder, out / "bank")
-    summary = _summary(predictions, classifier.classes_.tolist())
+    predictions, n_computed = _predict(classifier, images, out / "bank")
+    summary = _summary(predictions, classifier.classes_.tolist()) | {"n_skipped": len(skipped), "skipped": skipped}
     model, settings = classifier.model, {name: getattr(args, name) for name in ("model", "loss", "seed", "temperature")}
     settings |= {"weights": model.fingerprint, "dtype": str(model.dtype), "pruning": repr(classifier.strategy_)}
     summary["settings"] = settings | {"prompts": [list(pair) for pair in prompts]}
@@ -80,6 +87,29 @@ def run(args: argparse.Namespace) -> int:
     write_json(out / "summary.json", summary)
     print(json.dumps(summary | {"out": str(out)}, indent=2) if args.json else _report(summary, n_computed, out))
     return 0
+
+
+def _say(message: str) -> None:
+    """Print a line about the folder on stderr."""
+    print(f"diffclf: {printable(message)}", file=sys.stderr)
+
+
+def _usable(folder: ClassFolder, skip: bool) -> tuple[list[FolderImage], dict[str, str]]:
+    """Return the images that can be used, and the names of the others with the reasons.
+
+    Raises ValueError if there are others and `skip` is False, or no image can be used.
+    """
+    bad = unreadable(progress([image.path for image in folder.images], desc="checking images", unit="image"))
+    if bad and not skip:
+        raise ValueError(f"{first_reasons(bad)}; --skip-unreadable leaves such images out")
+    if len(bad) == len(folder.images):
+        raise ValueError(f"no image of {folder.path} can be used: {first_reasons(bad)}")
+    if bad:
+        _say(f"skipping {plural(len(bad), 'image')} that cannot be used: {first_reasons(bad)}")
+    return (
+        [image for image in folder.images if image.path not in bad],
+        {image.name: bad[image.path] for image in folder.images if image.path in bad},
+    )
 
 
 def _prompts(args: argparse.Namespace, folder: ClassFolder) -> list[tuple[str, str]]:
@@ -105,13 +135,15 @@ def _check_out(out: Path, folder: ClassFolder) -> None:
         raise ValueError(f"out must be a new folder or the folder of an earlier run, got {out} without a bank")
 
 
-def _predict(classifier: DiffusionClassifier, folder: ClassFolder, banks: Path) -> tuple[list[dict[str, Any]], int]:
+def _predict(
+    classifier: DiffusionClassifier, images: Sequence[FolderImage], banks: Path
+) -> tuple[list[dict[str, Any]], int]:
     """Return a row of predictions.csv per image, and the denoiser evaluations that were not in the bank yet."""
     model, strategy = classifier.model, classifier.strategy_
     prompts, classnames = resolve_prompts(classifier.prompts, model.labels)
     options = {"seed": classifier.seed, "losses": (classifier.loss,), "batch_size": classifier.batch_size}
     bank = ErrorBank(banks, model, prompts, strategy.trial_list(len(model.schedule)), **options)
-    tables = search(bank, [image.path for image in folder.images], strategy, classnames=classnames)
+    tables = search(bank, [image.path for image in images], strategy, classnames=classnames)
     predictions = [
         {
             "image": image.name,
@@ -122,7 +154,7 @@ def _predict(classifier: DiffusionClassifier, folder: ClassFolder, banks: Path) 
             "n_evaluations": table.n_evaluations,
             "tie": bool(table.tie),
         }
-        for image, table in zip(folder.images, tables, strict=True)
+        for image, table in zip(images, tables, strict=True)
     ]
     return predictions, bank.n_evaluations
 
@@ -160,7 +192,9 @@ def _report(summary: dict[str, Any], n_computed: int, out: Path) -> str:
     n_images, n_evaluations, accuracy = summary["n_images"], summary["n_evaluations"], summary["accuracy"]
     resumed = f"; {n_computed} computed now, the others read from the bank" if n_computed < n_evaluations else ""
     classes = summary["classes"]
-    table = f"confusion matrix of {len(classes)} classes: {out / 'confusion.csv'}"
+    skipped = f"{plural(summary['n_skipped'], 'image')} skipped\n" if summary["n_skipped"] else ""
+    where = printable(str(out))
+    table = f"confusion matrix of {len(classes)} classes: {where}/confusion.csv"
     if len(classes) <= WIDEST_TABLE:
         rows = [["", *map(str, range(len(classes)))]]
         for position, counts in enumerate(summary["confusion"]):
@@ -168,7 +202,7 @@ def _report(summary: dict[str, Any], n_computed: int, out: Path) -> str:
         table = f"rows: true class; columns: predicted\n{text_table(rows, str.rjust)}"
     return (
         f"accuracy {accuracy['value']:.2%}, {accuracy['level']:.0%} interval {accuracy['low']:.2%} to "
-        f"{accuracy['high']:.2%} (Wilson; {summary['n_correct']} of {n_images} images)\n"
-        f"{n_evaluations} denoiser evaluations, {n_evaluations / n_images:.1f} an image{resumed}\n"
-        f"{summary['n_ties']} ties\n\n{table}\n\npredictions and summary: {out}"
+        f"{accuracy['high']:.2%} (Wilson; {summary['n_correct']} of {plural(n_images, 'image')})\n"
+        f"{skipped}{plural(n_evaluations, 'denoiser evaluation')}, {n_evaluations / n_images:.1f} an image{resumed}\n"
+        f"{plural(summary['n_ties'], 'tie')}\n\n{table}\n\npredictions and summary: {where}"
     )

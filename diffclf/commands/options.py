@@ -1,7 +1,7 @@
 """What `classify`, `evaluate` and `bench` share: options, and the classifier that they determine."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from diffclf.classifier import DiffusionClassifier
 from diffclf.evaluator import LOSSES
@@ -9,7 +9,7 @@ from diffclf.models import load_model
 from diffclf.prompts import TEMPLATE, prompts_from_labels, read_prompts
 from diffclf.pruning import Exhaustive, Racing, Staged, Strategy
 
-__all__ = ["add_classifier_arguments", "count", "make_classifier", "make_prompts", "make_pruning"]
+__all__ = ["add_classifier_arguments", "count", "first_reasons", "make_classifier", "make_prompts", "make_pruning"]
 
 
 def count(text: str) -> int:
@@ -28,8 +28,17 @@ def positive(text: str) -> float:
     return number
 
 
-def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that determine a classifier; its classes are the caller's."""
+def first_reasons(bad: Mapping[object, str]) -> str:
+    """Return the reasons why images cannot be used, at most five of them."""
+    reasons = list(bad.values())
+    return "; ".join(reasons[:5]) + (f"; and {len(reasons) - 5} more" if len(reasons) > 5 else "")
+
+
+def add_classifier_arguments(parser: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":
+    """Declare the options that determine a classifier; its classes are the caller's.
+
+    Returns the group of --json, for other forms of output.
+    """
     add = parser.add_argument
     add("--template", metavar="TEXT", help=f'prompt of a label, {{}} is its place (default "{TEMPLATE}")')
     add("--model", default="mini-sd", metavar="NAME", help="built-in name, directory or hub id (default %(default)s)")
@@ -40,7 +49,8 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", help="float32, float16 or bfloat16 (default: float16 on cuda, else float32)")
     add("--compile", action="store_true", help="compile the network: a minute first, then faster; for many images")
     add("--batch-size", type=count, metavar="B", help="denoiser evaluations at a time (default: chosen)")
-    add("--json", action="store_true", help="print all results as JSON")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print all results as JSON")
     add = parser.add_argument_group(
         "budget", "Default: a race, at most 128 timesteps per class, that drops classes as soon as they are behind."
     ).add_argument
@@ -53,6 +63,7 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
     add("--keep", "--to-keep", "--to_keep", nargs="+", type=count, metavar="K", help=keep)
     repeats = "noises per timestep (default %(default)s)"
     add("--repeats", "--n-trials", "--n_trials", type=count, default=1, metavar="R", help=repeats)
+    return output
 
 
 def make_prompts(args: argparse.Namespace, labels: Sequence[str] | None) -> list[tuple[str, str]] | None:

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from diffclf.workbook.report.build import build_report
+from diffclf.commands.extras import require
 
 __all__ = ["add_arguments", "print_report", "run"]
 
@@ -16,8 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def print_report(profile: str, *, strict: bool = False) -> None:
-    """Build the report and print where it is."""
-    path = os.path.relpath(build_report(profile, strict=strict))
+    """Build the report and print where it is; raise ValueError if it cannot be built."""
+    require("report", "report")
+    from diffclf.workbook.report.build import build_report
+
+    try:
+        path = os.path.relpath(build_report(profile, strict=strict))
+    except RuntimeError as error:  # Sphinx failed
+        raise ValueError(str(error)) from error
     print(f"Report: {path}\nOpen it in a browser; it needs no network.")
 
 

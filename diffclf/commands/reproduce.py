@@ -2,10 +2,7 @@
 
 import argparse
 
-from diffclf.commands.report import print_report
-from diffclf.workbook.run.cost import cost_report
-from diffclf.workbook.run.plan import plan
-from diffclf.workbook.run.runner import reproduce
+from diffclf.commands.extras import require
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,11 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the notebooks and build the report, or print what this would cost; return the exit status."""
     only, parameters = [name.strip() for name in args.only.split(",")], dict(args.parameters)
+    report = not (args.dry_run or args.no_report)
+    require("reproduce", "report" if report else "notebooks")
+    from diffclf.workbook.run.cost import cost_report
+    from diffclf.workbook.run.plan import plan
+    from diffclf.workbook.run.runner import reproduce
+
     if args.dry_run:
         print(cost_report(plan(args.profile, only, parameters)))
         return 0
     status = reproduce(args.profile, only, parameters, args.jobs)
-    if not args.no_report:
+    if report:
+        from diffclf.commands.report import print_report
+
         print("\nBuilding the report ...", flush=True)
         print_report(args.profile)
     return status

@@ -1,6 +1,7 @@
 """A folder of labelled images: one sub-folder per class, named as the class."""
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from diffclf.datasets.imageset import ImageSet, n_taken
 from diffclf.images import load_images
 from diffclf.prompts import prompts_from_labels
 
-__all__ = ["ClassFolder", "FolderImage", "balanced_order", "check_images", "halves", "load_folder", "shown"]
+__all__ = ["ClassFolder", "FolderImage", "balanced_order", "halves", "load_folder", "shown", "unreadable"]
 
 
 LEFTOVERS = ("__MACOSX", "Thumbs", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
@@ -21,7 +22,7 @@ SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 
 class FolderImage(NamedTuple):
-    """An image: its path below the folder as messages show it, its file, and the name of its class."""
+    """An image: its path below the folder as messages show it, its file, and the name of its class (NFC)."""
 
     name: str
     path: Path
@@ -36,7 +37,7 @@ class ClassFolder:
 
     Attributes:
         path: the folder.
-        classnames: names of the sub-folders, sorted; a class may be empty.
+        classnames: names of the sub-folders in Unicode's form NFC, sorted; a class may be empty.
         images: the images, sorted by class and path.
         ignored: files that are no images by their suffix, or lie in no class's sub-folder; sub-folders that are no
             classes: leftovers of operating systems, results of `diffclf evaluate`, links back into the folder.
@@ -52,20 +53,23 @@ class ClassFolder:
             raise FileNotFoundError(f"folder not found: {self.path}")
         if not self.path.is_dir():
             raise ValueError(f"{self.path} is a file, expected a folder with one sub-folder of images per class")
-        entries = sorted(entry for entry in self.path.iterdir() if not entry.name.startswith("."))
+        visible = (entry for entry in self.path.iterdir() if not entry.name.startswith("."))
+        entries = sorted(visible, key=lambda entry: (_class_name(entry.name), entry.name))
         self.ignored = [entry for entry in entries if not entry.is_dir() or self._is_no_class(entry)]
         classes = [entry for entry in entries if entry not in self.ignored]
         if not classes:
             raise ValueError(f"{self.path} has no sub-folders, expected one of images per class")
         if all(folder.name.lower() in SPLITS for folder in classes):
             raise ValueError(f"{self.path} must have a sub-folder per class, got splits; did you mean {classes[0]}?")
+        # Also formats that are not accepted: such an image is refused and not left out without a word.
         suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-        self.classnames = tuple(shown(folder.name) for folder in classes)
+        suffixes |= {".heic", ".heif"}
+        self.classnames = tuple(dict.fromkeys(_class_name(folder.name) for folder in classes))
         self.images: list[FolderImage] = []
         for file in (file for folder in classes for file in self._visible_files(folder)):
             name = file.relative_to(self.path)
             if file.suffix.lower() in suffixes:
-                self.images.append(FolderImage(shown(name.as_posix()), file, shown(name.parts[0])))
+                self.images.append(FolderImage(shown(name.as_posix()), file, _class_name(name.parts[0])))
             else:
                 self.ignored.append(file)
         if not self.images:
@@ -103,21 +107,20 @@ def shown(name: str | os.PathLike) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def check_images(paths: Iterable[str | os.PathLike]) -> None:
-    """Read every image to its end, so that a bad one is known before long work.
+def _class_name(folder: str) -> str:
+    """Return the name of a sub-folder as a class name; file systems differ in the form of Unicode that they keep."""
+    return unicodedata.normalize("NFC", shown(folder))
 
-    Raises:
-        ValueError: at least one image is missing or cannot be used; the message has the reason of the first few.
-    """
-    reasons = []
+
+def unreadable(paths: Iterable[str | os.PathLike]) -> dict[str | os.PathLike, str]:
+    """Read every image to its end and return those that are missing or cannot be used, each with the reason."""
+    reasons = {}
     for path in paths:
         try:
             load_images(path)
         except (ValueError, OSError) as error:
-            reasons.append(str(error))
-    if reasons:
-        more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-        raise ValueError("; ".join(reasons[:5]) + more)
+            reasons[path] = str(error)
+    return reasons
 
 
 def _rank(labels: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -57,6 +57,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @override
+    def __repr__(self) -> str:
+        asked = f"{len(self.classnames)} classes" if self.captions is None else f"{len(self.captions[0])} captions each"
+        return f"ImageSet({self.name!r}, {len(self)} images, {asked})"
+
     def take(self, positions: ArrayLike, name: str = "") -> "ImageSet":
         """Return the images at some positions (k,), in that order; a name replaces the set's."""
         kept = np.asarray(positions, dtype=np.int64)
