@@ -158,6 +158,7 @@ def test_the_papers_curves():
     [
         (lambda: SharedTrials(10, 1).columns("Odd 5", 5), "design must be one of .*, got 'Odd 5'"),
         (lambda: design_timesteps("Odd 5", 5), "design must be one of .*, got 'Odd 5'"),
+        (lambda: SharedTrials(10, 2).columns("500", 0), r"n_trials of '500' must lie in 1\.\.10, got 0"),
         (lambda: SharedTrials(10, 2).columns("500", 11), r"n_trials of '500' must lie in 1\.\.10, got 11"),
         (lambda: SharedTrials(10, 2).columns("Uniform", 11), r"n_trials of 'Uniform' must lie in 1\.\.10, got 11"),
         (lambda: SharedTrials(10, 0), "n_repeats must be at least 1, got 0"),

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from diffclf.models import ModelError, UnsupportedModelError, load_model
 from diffclf.models.loading import built_in_models
 from diffclf.models.stable_diffusion import StableDiffusionModel
 
+DEVICES = ("gpu", "", "cuda:99", 1.5, "mps", "xpu", "meta", "cpu:x", "hip:0", 2**70, -1, ["cpu"])
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -177,8 +180,8 @@ def test_hub_id_in_the_cache_of_which_only_needed_files_are_asked(tiny_sd, tiny_
     needed |= {"racing.json", "unet/diffusion_pytorch_model-00001-of-00002.safetensors"}
     others = ["unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors", "v1.safetensors"]
     others += ["unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors", "safety_checker/model.safetensors"]
-    patterns = {key: asked[key] for key in ("allow_patterns", "ignore_patterns")}
-    assert set(huggingface_hub.utils.filter_repo_objects([*needed, *others], **patterns)) == needed
+    allowed = asked["allow_patterns"]
+    assert set(huggingface_hub.utils.filter_repo_objects([*needed, *others], allow_patterns=allowed)) == needed
 
 
 def test_loading_is_silent_and_leaves_the_libraries_as_they_were(tiny_sd_folder, tiny_dit_folder):
@@ -256,7 +259,7 @@ def test_other_kinds_and_parts_and_remote_code_are_refused_before_weights_are_re
 def test_missing_parts_and_weights_in_pickle_files(sd_path, data):
     unet = sd_path / "unet" / "diffusion_pytorch_model.safetensors"
     unet.rename(unet.with_suffix(".bin"))
-    with pytest.raises(ModelError, match="unet of .* safetensors file, got .*'diffusion_pytorch_model.bin'"):
+    with pytest.raises(ModelError, match="unet of .* safetensors file, got .*diffusion_pytorch_model.bin"):
         load_model(sd_path)
     shutil.rmtree(sd_path / "text_encoder")
     unet.with_suffix(".bin").rename(unet)
@@ -274,34 +277,114 @@ def test_an_index_may_not_name_other_files_than_safetensors(sd_path, weights):
         load_model(sd_path)
 
 
-def test_the_advice_for_pickle_files_converts_the_model(tiny_dit, tiny_dit_folder, tmp_path, monkeypatch):
-    folder = Path(shutil.copytree(tiny_dit_folder, tmp_path / "dit"))
+def run_advice(error, folder):
+    """Run the command that an error's message advises."""
+    (command,) = re.findall(r"give FOLDER as the model: (.*)", str(error))
+    command = f"{shlex.quote(sys.executable)} -W ignore {command.removeprefix('python')}"
+    run = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("parts", [("transformer", "vae"), ("transformer",)])
+def test_the_advice_for_pickle_files_converts_the_model(tiny_dit, tiny_dit_folder, tmp_path, parts):
+    folder = Path(shutil.copytree(tiny_dit_folder, tmp_path / "a dit"))
     pipeline = diffusers.DiTPipeline.from_pretrained(tiny_dit_folder)
-    for part in ("transformer", "vae"):
+    for part in parts:
         shutil.rmtree(folder / part)
         getattr(pipeline, part).save_pretrained(folder / part, safe_serialization=False)
-    with pytest.raises(
-        ModelError, match="transformer of .* got .*'diffusion_pytorch_model.bin'.* convert it"
-    ) as refused:
+    message = (
+        "transformer of .* got .*diffusion_pytorch_model.bin. If you trust its author .* convert it, .*: python -c"
+    )
+    with pytest.raises(ModelError, match=message) as refused:
         load_model(folder)
-    monkeypatch.chdir(tmp_path)
-    exec("\n".join(line.strip() for line in str(refused.value).splitlines()[1:3]), {"diffusers": diffusers})
-    shutil.copy(folder / "model_index.json", tmp_path / "FOLDER")
+    assert "\n" not in str(refused.value)
+    run_advice(refused.value, tmp_path)
     model = load_model(tmp_path / "FOLDER")
     assert model.labels == tiny_dit.labels and same_weights(model.network, tiny_dit.network)
 
 
+def test_a_checkpoint_in_a_single_file_gets_the_command_that_converts_it(tmp_path):
+    for name in ("v1.ckpt", "model.safetensors"):
+        folder = tmp_path / name / "my models"
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(b"")
+        for path in (folder, folder / name):
+            message = rf"but {name}, a checkpoint in a single file.* from_single_file\('{folder / name}'\)"
+            with pytest.raises(ModelError, match=message.replace("from_s", "P.from_s")) as refused:
+                load_model(path)
+            (code,) = re.findall(r'python -c "(.*)"$', str(refused.value))
+            compile(code, "advice", "exec")
+
+
+def as_variant(folder, variant, keep=False):
+    """Give the files of a part's weights the name of a variant."""
+    for file in [path for path in folder.glob("*.safetensors") if "." not in path.stem]:
+        (shutil.copy if keep else shutil.move)(file, file.with_suffix(f".{variant}.safetensors"))
+
+
+@pytest.mark.parametrize("parts", [("unet", "vae", "text_encoder"), ("unet",)])
+def test_the_only_variant_is_read_where_it_differs_in_precision_alone(tiny_sd, sd_path, parts):
+    for part in parts:
+        as_variant(sd_path / part, "fp16")
+    model = load_model(sd_path)
+    assert model.fingerprint == tiny_sd.fingerprint and model.dtype == torch.float32
+
+
+def test_shards_of_a_variant_are_read(tiny_sd, sd_path):
+    unet = diffusers.UNet2DConditionModel.from_pretrained(sd_path / "unet")
+    shutil.rmtree(sd_path / "unet")
+    unet.save_pretrained(sd_path / "unet", variant="fp16", max_shard_size="20kB")
+    assert len(list((sd_path / "unet").glob("*.fp16-0000?-of-*.safetensors"))) > 1
+    assert load_model(sd_path).fingerprint == tiny_sd.fingerprint
+
+
+def test_the_main_variant_wins_over_all_others(tiny_sd, sd_path):
+    for variant in ("fp16", "non_ema"):
+        as_variant(sd_path / "unet", variant, keep=True)
+    for file in sd_path.glob("unet/*.*.safetensors"):
+        file.write_bytes(b"")
+    assert load_model(sd_path).fingerprint == tiny_sd.fingerprint
+
+
+@pytest.mark.parametrize("variants", [("fp16", "non_ema"), ("non_ema",), ("fp16", "fp32")])
+def test_variants_that_leave_a_doubt_are_refused_with_the_command_that_chooses(tiny_sd, sd_path, variants):
+    for variant in variants[1:]:
+        shutil.copy(*[sd_path / f"unet/diffusion_pytorch_model{v}.safetensors" for v in ("", f".{variant}")])
+    as_variant(sd_path / "unet", variants[0])
+    message = f"unet of .* got the variants {', '.join(variants)}; choose one, as: "
+    with pytest.raises(ModelError, match=message) as refused:
+        load_model(sd_path)
+    subprocess.run(str(refused.value).partition("choose one, as: ")[2], shell=True, check=True)
+    assert load_model(sd_path).fingerprint == tiny_sd.fingerprint
+
+
+def test_on_the_hub_the_only_variant_is_asked_for(tiny_sd, tiny_sd_folder, hub, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(tiny_sd_folder, tmp_path / "fp16"))
+    as_variant(folder / "unet", "fp16")
+    hub(folder)
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    other = ["unet/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.fp16.safetensors", "v1.safetensors"]
+    listed = SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in [*files, *other]])
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: listed)
+    asked, original = {}, huggingface_hub.snapshot_download
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.update(k) or original(*a, **k))
+    assert load_model("owner/tiny").fingerprint == tiny_sd.fingerprint
+    chosen = huggingface_hub.utils.filter_repo_objects([*files, *other], allow_patterns=asked["allow_patterns"])
+    assert set(chosen) == set(files)
+
+
 def test_pickle_files_on_the_hub_are_refused_before_the_download(tiny_dit_folder, hub, monkeypatch):
     hub(tiny_dit_folder)
-    files = ["model_index.json", "vae/x.safetensors", "transformer/x.bin", "transformer/x.fp16.safetensors"]
+    files = ["model_index.json", "vae/diffusion_pytorch_model.safetensors", "transformer/x.bin"]
     listed = lambda *_, **__: SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])  # noqa: E731
     monkeypatch.setattr(huggingface_hub, "model_info", listed)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("asked for weights"))
-    advice = rf"got \['x.bin'\].*\n.*from_pretrained\('owner/tiny', revision='{COMMIT}', use_safetensors=False\)"
-    with pytest.raises(ModelError, match=rf"transformer of owner/tiny@{COMMIT} \(hub\) must .* {advice}"):
+    advice = rf"got x.bin. .*from_pretrained\('owner/tiny', revision='{COMMIT}'\)"
+    download = f"hf download owner/tiny model_index.json --local-dir FOLDER --revision {COMMIT}"
+    with pytest.raises(ModelError, match=rf"transformer of owner/tiny@{COMMIT} \(hub\) must .* {advice}.*{download}$"):
         load_model(f"owner/tiny@{COMMIT}")
     files.remove("transformer/x.bin")
-    with pytest.raises(ModelError, match=r"safetensors file, got \[\]$"):
+    with pytest.raises(ModelError, match=r"safetensors file, got no file$"):
         load_model("owner/tiny")
 
 
@@ -327,8 +410,8 @@ def test_missing_misshapen_and_truncated_weights_are_errors(sd_path, part):
     [("model_index.json", content, "model_index.json of .* cannot be read") for content in (b"", b"{", b"\xff\xfe")]
     + [
         ("model_index.json", b"[]", "model_index.json of .* must hold an object, got list"),
-        ("unet/config.json", None, "unet of .* cannot be read"),
-        ("scheduler/scheduler_config.json", None, "scheduler of .* cannot be read"),
+        ("unet/config.json", None, "unet of .* has no config.json"),
+        ("scheduler/scheduler_config.json", None, "has no scheduler_config.json"),
         ("tokenizer/vocab.json", None, "cannot be put together as a StableDiffusionPipeline"),
     ],
 )
@@ -337,6 +420,44 @@ def test_damaged_and_missing_small_files(sd_path, file, content, message):
     if content is not None:
         (sd_path / file).write_bytes(content)
     with pytest.raises(ModelError, match=message):
+        load_model(sd_path)
+
+
+ABSURD = [
+    ("model_index.json", {"feature_extractor": []}, "cannot be put together"),
+    ("model_index.json", {"scheduler": ["diffusers", "PNDMScheduler"]}, "must be of PNDMScheduler, .*'DDIMScheduler'"),
+    ("scheduler/scheduler_config.json", {"_class_name": "EulerDiscreteScheduler"}, "must be of DDIMScheduler, which"),
+    ("scheduler/scheduler_config.json", {"beta_end": 10**30}, "scheduler of .* cannot be read: OverflowError|too big"),
+    ("scheduler/scheduler_config.json", {"beta_end": 7.0}, "alphas_cumprod .* fall from at most 1"),
+    ("scheduler/scheduler_config.json", {"beta_start": float("nan")}, "alphas_cumprod .* fall from at most 1"),
+    ("scheduler/scheduler_config.json", {"trained_betas": 3}, "alphas_cumprod of the scheduler .* got shape"),
+    ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "whole number from 2 to 100000, got 10"),
+    ("text_encoder/config.json", {"num_hidden_layers": 10**30}, "num_hidden_layers must be at most .*, got 1000"),
+    ("text_encoder/config.json", {"hidden_size": 10**6}, "must fit the weights of .* bytes, got one of"),
+    ("text_encoder/config.json", {"hidden_act": "x"}, "text_encoder of .* cannot be read"),
+    ("text_encoder/config.json", {"dtype": 0}, "text_encoder of .* cannot be read"),
+    ("text_encoder/config.json", {"layer_norm_eps": None}, "a part fails on a black image or an empty prompt"),
+    ("tokenizer/tokenizer_config.json", {"model_max_length": 10**30}, "model_max_length from 3 to .* 16 positions"),
+    ("unet/config.json", {"layers_per_block": 10**9}, "layers_per_block must be at most"),
+    ("unet/config.json", {"sample_size": 10**9}, "sample_size must be at most 2048, got 1000000000"),
+    ("unet/config.json", {"sample_size": 0}, "with a sample_size from 1 to 256, got 4 to 4 with 0"),
+    ("vae/config.json", {"scaling_factor": float("nan")}, "scaling_factor .* must be above 0, got nan"),
+    ("vae/config.json", {"scaling_factor": "x"}, "scaling_factor .* must be above 0, got 'x'"),
+    ("vae/config.json", {"shift_factor": "x"}, "must be finite, got .'x'."),
+    ("vae/config.json", {"latents_mean": 3}, "latents_mean of .* must have 4 numbers, got 3"),
+]
+
+
+@pytest.mark.parametrize(("file", "changes", "message"), ABSURD)
+def test_absurd_configurations(sd_path, file, changes, message):
+    edit_json(sd_path / file, **changes)
+    with pytest.raises(ModelError, match=message):
+        load_model(sd_path)
+
+
+def test_json_nested_too_deeply(sd_path):
+    (sd_path / "unet" / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match="config.json of unet of .* cannot be read"):
         load_model(sd_path)
 
 
@@ -349,7 +470,7 @@ def test_unet_that_does_not_fit_the_autoencoder(sd_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"device": device}, f"device must be .* got .*{device}") for device in ("gpu", "cuda:99", 1.5)]
+    [({"device": device}, f"device must be .* got {re.escape(repr(device))}") for device in DEVICES]
     + [({"dtype": dtype}, f"must be .*, bfloat16, got {dtype!r}") for dtype in ("int8", "half", torch.float64, 16)],
 )
 def test_unknown_device_or_dtype(tiny_sd_folder, options, message):

@@ -71,7 +71,8 @@ def write_reference(reports):
     run, judged = (json.loads((reports / "mini" / part / "01_first.json").read_text()) for part in ("runs", "claims"))
     judged["claims"][1]["margin"] = 1.0
     write_json(reports / "reference" / "claims" / "01_first.json", judged)
-    changes = {"model": {"fingerprint": "a"}, "environment": {"commit": "0123456789abcdef"}}
+    changes = {"model": {"name": "m", "dtype": "float32", "fingerprint": "a"}}
+    changes["environment"] = {**run["environment"], "commit": "0123456789abcdef"}
     write_json(reports / "reference" / "runs" / "01_first.json", {**run, **changes})
 
 

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from notebook_maker import make_claim, write_notebook
 
+from diffclf.commands.main import main
 from diffclf.progress import progress
 from diffclf.workbook.results import read_judged, read_run
 from diffclf.workbook.run.cost import cost_report, evaluations
@@ -82,7 +83,7 @@ def test_an_interrupted_notebook_does_not_count(folder):
     write_notebook(folder, "02_next", ["x = 1"])
     command = [sys.executable, "-m", "diffclf", "reproduce", "--profile", "mini", "--no-report"]
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background would ignore the signal
-    options = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heed}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed}
     process = subprocess.Popen(command, cwd=Path(__file__).parents[1], **options)
     claimed = reports_dir("mini") / "claims" / "01_good.json"
     for _ in range(600):
@@ -90,10 +91,120 @@ def test_an_interrupted_notebook_does_not_count(folder):
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    assert "interrupted" in process.communicate(timeout=20)[1] and process.returncode == 130
+    out, err = process.communicate(timeout=20)
+    assert "interrupted" in err and process.returncode == 130
+    assert "stopped 01_good  the run was interrupted" in out and "FAILED" not in out
     (record,) = read_run(reports_dir("mini")).values()
     assert (record["status"], record["error"]) == ("failed", "the run was interrupted")
     assert claimed.is_file() and read_judged(reports_dir("mini")) == []
+
+
+def command(*arguments, **options):
+    """Start the command line in a process of its own."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    return subprocess.Popen([sys.executable, *arguments], cwd=Path(__file__).parents[1], **options)
+
+
+def wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("waited for a minute")
+
+
+def test_one_run_at_a_time_and_a_killed_one_leaves_no_lock_and_no_worker(folder, capsys):
+    marker = folder.parent / "alive"
+    beats = f"import time\nfor _ in range(600):\n    open({str(marker)!r}, 'a').write('x')\n    time.sleep(0.1)"
+    write_notebook(folder, "01_long", [beats])
+    process = command("-m", "diffclf", "reproduce", "--profile", "mini", "--no-report")
+    wait_for(marker.is_file)
+    assert main(["reproduce", "--profile", "mini", "--no-report"]) == 2
+    err = capsys.readouterr().err
+    assert f"process {process.pid} (__main__.py reproduce --profile mini --no-report), since 20" in err
+    assert "holds" in err and ".lock; wait for its end" in err and err.count("\n") == 1
+    assert statuses() == {"01_long": "running"}
+    process.kill()
+    process.communicate()
+
+    def quiet():
+        before = marker.stat().st_size
+        time.sleep(1)
+        return marker.stat().st_size == before
+
+    wait_for(quiet)
+    write_notebook(folder, "01_long", ["x = 1"])
+    assert reproduce("mini") == 0 and statuses() == {"01_long": "ok"}
+
+
+@pytest.mark.parametrize("kernel", [None, {"name": "julia-1.9", "display_name": "Julia", "language": "julia"}])
+def test_any_kernel_or_none_in_the_file_means_the_projects_own(folder, kernel):
+    write_notebook(folder, "01_one", ["import sys\nprint(sys.executable)"])
+    path = folder / "01_one.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata = {"kernelspec": kernel} if kernel else {}
+    nbformat.write(notebook, path)
+    assert reproduce("mini", parameters={"seed": "3"}) == 0
+    assert [cell.outputs[0].text for cell in cells("01_one") if cell.get("outputs")] == [f"{sys.executable}\n"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"cells": 3}', "", "\0"])
+def test_a_file_that_is_no_notebook_stops_no_other(folder, content, capsys):
+    write_notebook(folder, "01_one", ["x = 1"])
+    (folder / "01_one.ipynb").write_text(content)
+    (job,) = plan("mini")
+    assert job.problem.startswith("01_one.ipynb must be a notebook, got ")
+
+
+def test_settings_without_which_nothing_runs(folder):
+    write_notebook(folder, "01_one", ["x = 1"])
+    (folder / "common.yaml").write_text("all: {offline: true, model: m}\nmini: {}\nfull: {}")
+    assert "must have offline, solutions, timeout_s, model, lack solutions" in plan("full")[0].problem
+
+
+def test_a_malformed_record_of_another_notebook_is_an_error_before_anything_runs(folder, capsys):
+    for name in ("01_one", "02_two"):
+        write_notebook(folder, name, ["x = 1"])
+    record = reports_dir("mini") / "runs" / "02_two.json"
+    record.parent.mkdir(parents=True)
+    for content in ("{", "[]", "3", '{"status": "fine"}', '{"status": "ok", "seconds": NaN}'):
+        record.write_text(content)
+        assert main(["reproduce", "--profile", "mini", "--no-report", "--only", "1"]) == 2
+        err = capsys.readouterr().err
+        assert str(record) in err and "remove" in err and err.count("\n") == 1
+    assert not (reports_dir("mini") / "runs" / "01_one.json").exists()
+
+
+WITHOUT = """
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {hidden}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hide())
+from diffclf.commands.main import main
+sys.exit(main({argv}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("hidden", "argv", "extra"),
+    [
+        (["papermill", "nbformat"], ["reproduce", "--dry-run"], "notebooks"),
+        (["yaml"], ["reproduce", "--no-report"], "notebooks"),
+        (["sphinx", "jinja2", "myst_nb"], ["reproduce"], "report"),
+        (["jinja2", "markupsafe"], ["report"], "report"),
+        (["matplotlib"], ["report"], "report"),
+    ],
+)
+def test_without_an_extra_the_message_names_it(folder, hidden, argv, extra):
+    write_notebook(folder, "01_one", ["x = 1"])
+    out, err = (process := command("-c", WITHOUT.format(hidden=hidden, argv=argv))).communicate()
+    assert (process.returncode, out) == (2, ""), err
+    assert (
+        err
+        == f"diffclf: error: `diffclf {argv[0]}` needs {', '.join(sorted(hidden))}: pip install 'diffclf[{extra}]'\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,41 @@ def test_notebook_file_is_checked(folder, text, message):
         read_notebook_file("03_z")
 
 
+@pytest.mark.parametrize("name", ["common.yaml", "01_x.yaml"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", "must hold a mapping in YAML"),
+        (b"a: \xff", "must hold a mapping in YAML, got UnicodeDecodeError"),
+        (b"a: !!python/object:os.system {}", "must hold a mapping in YAML, got ConstructorError"),
+        (b"- 1", "must be a mapping with names as keys, got .1."),
+        (b"3: {}", "must be a mapping with names as keys, got .3"),
+    ],
+)
+def test_malformed_files(folder, name, content, message):
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}.* {message}"):
+        resolve("01_x")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("[1]", "mini must be a mapping"),
+        ("{timeout_s: soon}", "timeout_s in .*, mini, must be of type number, got 'soon'"),
+        ("{timeout_s: true}", "timeout_s in .*, mini, must be of type number, got True"),
+        ("{offline: 1}", "offline in .*, mini, must be of type bool, got 1"),
+    ],
+)
+def test_malformed_sections(folder, section, message):
+    (folder / "01_x.yaml").write_text(f"settings: {{mini: {section}}}")
+    with pytest.raises(ValueError, match=message):
+        resolve("01_x")
+    (folder / "common.yaml").unlink()
+    with pytest.raises(ValueError, match="settings in .*common.yaml, got no such file"):
+        resolve("01_x")
+
+
 def test_committed_notebooks_run_at_every_profile_with_the_same_settings():
     assert profiles() == ["smoke", "mini", "full", "paper"]
     for jobs in zip(*map(plan, profiles()), strict=True):
@@ -97,3 +132,10 @@ def test_budgets_fit(profile):
 def test_budgets_grow_with_the_sizes():
     few, many = ([evaluations(job) for job in plan("mini", parameters={"n_images": n})] for n in (20, 40))
     assert all(f <= m <= 2 * f for f, m in zip(few, many, strict=True)) and sum(many) > 1.1 * sum(few)
+
+
+def test_a_value_below_the_least_one_is_refused(folder):
+    (folder / "01_x.yaml").write_text("settings:\n  all: {n_trials: 5, least: {n_trials: 4}}\n")
+    assert resolve("01_x", parameters={"n_trials": 4})["n_trials"] == 4
+    with pytest.raises(ValueError, match="n_trials of 01_x must be at least 4, got 3"):
+        resolve("01_x", parameters={"n_trials": 3})

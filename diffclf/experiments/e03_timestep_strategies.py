@@ -138,7 +138,8 @@ class SharedTrials:
 
         Raises ValueError for an unknown design, or more trials than the list holds for it.
         """
-        if not 1 <= n_trials <= (most := self.most(design)):
+        most = self.most(design)
+        if not 1 <= n_trials <= most:
             raise ValueError(f"n_trials of {design!r} must lie in 1..{most}, got {n_trials}")
         if design == GRID:
             return uniform(self.n_uniform, self.n_timesteps).argsort()[even(n_trials, self.n_uniform)]

@@ -16,6 +16,7 @@ Euler, DPM++ and UniPC, which cannot divide by zero; the table is taken as the s
 table in float32, so its float64 form here has the accuracy of float32.
 """
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
@@ -30,6 +31,7 @@ from diffclf.schedule import NoiseSchedule
 __all__ = ["LatentDiffusionModel", "list_prompts", "noise_schedule"]
 
 AUTOENCODER_PIXELS = 2**20  # per pass: 4 images of 512 x 512, which keeps its float32 activations within 2 GB
+MAX_SIDE = 256  # of the latents: images of 2048 pixels; no published model comes near
 PREDICTION_TYPES = ("epsilon", "v_prediction")  # of the schedulers that have alphas_cumprod
 
 
@@ -38,6 +40,7 @@ def noise_schedule(scheduler: object, name: str) -> tuple[torch.Tensor, NoiseSch
 
     Raises:
         UnsupportedModelError: the scheduler has no such table, or the network predicts neither the noise nor v.
+        ModelError: the table is no noise schedule.
     """
     table = getattr(scheduler, "alphas_cumprod", None)
     prediction_type = scheduler.config.get("prediction_type", "epsilon")
@@ -47,7 +50,18 @@ def noise_schedule(scheduler: object, name: str) -> tuple[torch.Tensor, NoiseSch
             f"out of {', '.join(PREDICTION_TYPES)}, got {type(scheduler).__name__} with {prediction_type!r}"
         )
     table = torch.as_tensor(table).detach().to("cpu", torch.float64, copy=True)
+    # Not comparable: NaN. Each beta lies in [0, 1), so the table falls from 1 to 0; the last entry may be 0 itself.
+    if table.ndim != 1 or len(table) < 2 or not (table.diff() <= 0).all() or not 0 <= table[-1] < table[0] <= 1:
+        ends = f"from {table[0]:.3g} to {table[-1]:.3g}" if table.ndim == 1 and len(table) else ""
+        raise ModelError(
+            f"alphas_cumprod of the scheduler of {name} must be 2 or more numbers that fall from at most 1 to at least "
+            f"0, got shape {tuple(table.shape)} {ends}"
+        )
     return table, NoiseSchedule.variance_preserving(table, prediction_type)
+
+
+def _is_side(size: object) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= MAX_SIDE
 
 
 def list_prompts(prompts: object) -> list:
@@ -65,14 +79,22 @@ def _latent_factors(config: Mapping[str, Any], n_channels: int, name: str) -> tu
 
     Raises:
         UnsupportedModelError: the means or deviations are not one number per channel.
+        ModelError: a factor is not finite, or a scale not above 0.
     """
     means, deviations = config.get("latents_mean"), config.get("latents_std")
     for entry, values in {"latents_mean": means, "latents_std": deviations}.items():
-        if values is not None and len(values) != n_channels:
+        if values is not None and not (isinstance(values, list | tuple) and len(values) == n_channels):
             raise UnsupportedModelError(f"{entry} of {name} must have {n_channels} numbers, got {values!r:.80}")
     shift = [config.get("shift_factor") or 0.0] if means is None else list(means)
     scale = config["scaling_factor"]
-    return shift, [scale] if deviations is None else [scale / deviation for deviation in deviations]
+    if not all(isinstance(number, int | float) and number > 0 for number in (scale, *(deviations or ()))):
+        raise ModelError(
+            f"scaling_factor and latents_std of {name} must be above 0, got {scale!r:.80}, {deviations!r:.80}"
+        )
+    scales = [scale] if deviations is None else [scale / deviation for deviation in deviations]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in (*shift, *scales)):
+        raise ModelError(f"shift and scale of the latents of {name} must be finite, got {shift!r:.80}, {scales!r:.80}")
+    return shift, scales
 
 
 class LatentDiffusionModel(DiffusionModel):
@@ -112,10 +134,10 @@ class LatentDiffusionModel(DiffusionModel):
 
         config, channels = network.config, self.vae.config.latent_channels
         size, outputs = config.sample_size, config.out_channels or config.in_channels
-        if config.in_channels != channels or outputs not in (channels, 2 * channels) or not isinstance(size, int):
+        if config.in_channels != channels or outputs not in (channels, 2 * channels) or not _is_side(size):
             raise UnsupportedModelError(
                 f"network of {name} must map the autoencoder's {channels} channels to {channels} or {2 * channels}, "
-                f"with a whole number as sample_size, got {config.in_channels} to {outputs} with {size!r}"
+                f"with a sample_size from 1 to {MAX_SIDE}, got {config.in_channels} to {outputs} with {size!r}"
             )
         self.learns_variance = outputs == 2 * channels
         self.latent_shape = (channels, size, size)

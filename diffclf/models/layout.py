@@ -1,14 +1,17 @@
 """How a pipeline of diffusers is stored, in a folder or on the Hugging Face hub, and which kinds are supported.
 
 A folder has `model_index.json`, which names the pipeline's class and the library and class of every part, and one
-sub-folder per part. All checks here read that file and file names only. A model on the hub is downloaded once into its
-cache: the files that a classifier reads, in the main variant (a repository may hold the same weights in many forms).
+sub-folder per part. All checks here read small JSON files and file names only. A model on the hub is downloaded once
+into its cache: only the files that a classifier reads.
+
+A part may hold its weights in several variants, which its file names state (model.fp16.safetensors). The main variant,
+without such a word, is read; where there is none, the only variant, if the variants differ in precision alone.
 """
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatch
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +20,35 @@ from diffclf.models.latent import LatentDiffusionModel
 from diffclf.models.protocol import ModelError, UnsupportedModelError
 from diffclf.models.stable_diffusion import StableDiffusionModel
 
-__all__ = ["CALIBRATION", "HUB_ID", "INDEX", "check_files", "check_kind", "first_line", "hub_folder", "read_object"]
+__all__ = ["CALIBRATION", "HUB_ID", "INDEX", "check_files", "check_kind", "check_scheduler", "first_line"]
+__all__ += ["hub_folder", "read_object", "weight_files"]
 
 INDEX = "model_index.json"
 CALIBRATION = "racing.json"
 
 MODELS: dict[str, type[LatentDiffusionModel]] = {model.kind: model for model in (StableDiffusionModel, DiTModel)}
 SUPPORTED = f"supported: {', '.join(MODELS)}"
+SCHEDULER = "scheduler_config.json"
+MAX_TIMESTEPS = 100_000  # published models have 1000; tables of many more would fill the memory
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
-ENDINGS = (".json", ".txt", ".safetensors")
-OTHER_VARIANTS = "*.*.safetensors"  # such as model.fp16.safetensors
+PRECISIONS = ("fp16", "bf16", "fp32")  # variants that have the same weights as the main one
+SINGLE_FILE = (".safetensors", ".ckpt", ".pt", ".pth")
+WEIGHTS = re.compile(r"(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
 def read_object(file: Path, name: str) -> dict[str, Any]:
     """Return the content of a JSON file of a model; raise ModelError if it is missing or holds no JSON object."""
-    if not file.is_file():
-        raise ModelError(
-            f"{name} has no {file.name} (in {file.parent}), so it is no pipeline of diffusers; {SUPPORTED}"
-        )
     try:
+        if not file.is_file():
+            if file.name == INDEX:
+                raise ModelError(f"{name} has no {INDEX} (in {file.parent}), {_advice(file.parent)}")
+            raise ModelError(f"{name} has no {file.name} (in {file.parent})")
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file.name} of {name} cannot be read: {error}") from error
+    except ModelError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file.name} of {name} cannot be read: {first_line(error)} (in {file.parent})") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file.name} of {name} must hold an object, got {type(content).__name__}")
     return content
@@ -63,30 +72,106 @@ def check_files(part: str, folder: Path, name: str) -> None:
     """Raise ModelError unless a part's folder is there and its weights, if it has any, are in safetensors files."""
     if not folder.is_dir():
         raise ModelError(f"{name} has no {part}: {folder} is missing")
-    found = sorted(path.name for path in folder.iterdir())
-    _check_weights(part, found, f"{name} (in {folder})", repr(str(folder.parent)))
-    for index in folder.glob("*.safetensors.index.json"):
+    if part not in WITHOUT_WEIGHTS:
+        _variant(part, [path.name for path in folder.iterdir()], f"{name} (in {folder})", str(folder.parent))
+    for index in folder.glob("*.safetensors.index*.json"):
         weights = read_object(index, name).get("weight_map")
-        shards = set(weights.values()) if isinstance(weights, dict) else {weights}
-        if other := sorted(str(shard) for shard in shards if not str(shard).endswith(".safetensors")):
+        shards = [*weights.values()] if isinstance(weights, dict) else [weights]
+        if other := sorted({str(shard) for shard in shards if not str(shard).endswith(".safetensors")}):
             raise ModelError(f"{index.name} of {name} must name safetensors files only, got {', '.join(other)}")
 
 
-def _check_weights(part: str, files: Sequence[str], where: str, pipeline: str) -> None:
-    """Raise ModelError unless one of a part's files is a safetensors file; `pipeline`: arguments to load it by.
+def check_scheduler(named: str, folder: Path, name: str) -> None:
+    """Raise ModelError unless a scheduler's own configuration is of the class that the pipeline's index names.
 
-    Pickles run code when they are read, so the conversion is left to the user.
+    Which of the two classes is meant cannot be known, and one of them may belong to another model. Also checked: the
+    number of timesteps.
     """
-    if part in WITHOUT_WEIGHTS or any(file.endswith(".safetensors") for file in files):
-        return
+    config = read_object(folder / SCHEDULER, name)
+    own, n_timesteps = config.get("_class_name"), config.get("num_train_timesteps", 1000)
+    if own not in (None, named):
+        raise ModelError(
+            f"{SCHEDULER} of {name} must be of {named}, which {INDEX} names, got {own!r:.80} (in {folder})"
+        )
+    if not isinstance(n_timesteps, int) or not 2 <= n_timesteps <= MAX_TIMESTEPS:
+        must = f"num_train_timesteps of {name} must be a whole number from 2 to {MAX_TIMESTEPS}"
+        raise ModelError(f"{must}, got {n_timesteps!r:.80} (in {folder / SCHEDULER})")
+
+
+def _stem(part: str) -> str:
+    """Return the beginning of the names of a part's weights."""
+    return "model" if part == "text_encoder" else "diffusion_pytorch_model"
+
+
+def _variants(part: str, files: Sequence[str]) -> dict[str, list[str]]:
+    """Return the safetensors files of a part's weights by variant; the main variant is ""."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(files):
+        if file.startswith(_stem(part)) and (match := WEIGHTS.fullmatch(file.removeprefix(_stem(part)))):
+            found.setdefault(match["variant"] or "", []).append(file)
+    return found
+
+
+def weight_files(part: str, files: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the files of a part's weights, of those in its folder, and their variant (None: the main one).
+
+    An unusual name is left to diffusers, which says what it expects: no files are returned.
+    """
+    variants = _variants(part, files)
+    if "" in variants or len(variants) != 1:
+        return variants.get("", []), None
+    ((variant, weights),) = variants.items()
+    return weights, variant
+
+
+def _variant(part: str, files: Sequence[str], where: str, pipeline: str, revision: str = "") -> str:
+    """Return the variant of a part's weights that is read, "" for the main one; `pipeline`: its folder or hub id.
+
+    Raises ModelError if there are no weights in safetensors files, or several that may be meant. Pickles run code when
+    they are read, so the conversion is left to the user.
+    """
+    variants = _variants(part, files)
+    if "" in variants or len(variants) == 1 and set(variants) <= set(PRECISIONS):
+        return "" if "" in variants else next(iter(variants))
+    if variants:
+        one = next(iter(variants.values()))[0]
+        main = one.replace(f".{next(iter(variants))}", "", 1)
+        command = f"mv {shlex.quote(f'{pipeline}/{part}/{one}')} {shlex.quote(f'{pipeline}/{part}/{main}')}"
+        raise ModelError(
+            f"{part} of {where} must have weights {_stem(part)}.safetensors, got the variants {', '.join(variants)}; "
+            f"choose one, as: {command}"
+        )
     advice = ""
-    if any(file.endswith(".bin") for file in files):
-        advice = f""". If you trust its author (a .bin file can run code), convert it:
-    pipeline = diffusers.DiffusionPipeline.from_pretrained({pipeline}, use_safetensors=False)
-    pipeline.save_pretrained("FOLDER", safe_serialization=True)
-Then copy the model's {INDEX} over FOLDER/{INDEX}, because save_pretrained loses the names of the classes, and give \
-FOLDER as the model"""
-    raise ModelError(f"{part} of {where} must have weights in a safetensors file, got {list(files)}{advice}")
+    if any(file.endswith((".bin", ".msgpack", ".h5")) for file in files):
+        load = f"P.from_pretrained({pipeline!r}" + (f", revision={revision!r}" if revision else "") + ")"
+        index = f"cp {shlex.quote(f'{pipeline}/{INDEX}')} FOLDER"  # save_pretrained loses the names of the classes
+        if where.endswith("(hub)"):
+            index = f"hf download {pipeline} {INDEX} --local-dir FOLDER" + (
+                f" --revision {revision}" if revision else ""
+            )
+        advice = f". {_convert(load)} && {index}"
+    shown = ", ".join(sorted(files)) or "no file"
+    raise ModelError(f"{part} of {where} must have weights in a safetensors file, got {shown}{advice}")
+
+
+def _convert(load: str, kind: str = "DiffusionPipeline") -> str:
+    """Return the advice to convert a model: a command that loads it with Python code, up to the new FOLDER."""
+    code = f"from diffusers import {kind} as P; {load}.save_pretrained('FOLDER')"
+    return (
+        "If you trust its author (files other than safetensors can run code), convert it, then give FOLDER as the "
+        f"model: python -c {shlex.quote(code) if chr(34) in code else chr(34) + code + chr(34)}"
+    )
+
+
+def _advice(path: Path) -> str:
+    """Return what a file or folder without an index may be, and what to do."""
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in SINGLE_FILE)
+    if checkpoints := [file for file in files if file.suffix in SINGLE_FILE]:
+        load = f"P.from_single_file({str(checkpoints[0])!r})"
+        return f"but {checkpoints[0].name}, a checkpoint in a single file. {_convert(load, 'StableDiffusionPipeline')}"
+    return f"so it is no pipeline of diffusers; {SUPPORTED}"
 
 
 def hub_folder(name: str) -> Path:
@@ -98,9 +183,11 @@ def hub_folder(name: str) -> Path:
     at = {"repo_id": repository, "revision": revision or None}
     try:
         parts = check_kind(read_object(Path(hf_hub_download(filename=INDEX, **at)), name), name).parts
-        _check_hub_files(parts, name)
-        needed = [INDEX, CALIBRATION, *(f"{part}/*{ending}" for part in parts for ending in ENDINGS)]
-        return Path(snapshot_download(**at, allow_patterns=needed, ignore_patterns=OTHER_VARIANTS))
+        needed = [INDEX, CALIBRATION, *(f"{part}/*{ending}" for part in parts for ending in (".json", ".txt"))]
+        for part, variant in _hub_variants([part for part in parts if part not in WITHOUT_WEIGHTS], name).items():
+            start = f"{part}/{_stem(part)}" + (f".{variant}" if variant else "")
+            needed += [f"{start}.safetensors", f"{start}-*.safetensors"]
+        return Path(snapshot_download(**at, allow_patterns=needed))
     except ModelError:
         raise
     # Without a network, or with a bad one, the library ends in one of half a dozen classes.
@@ -122,19 +209,20 @@ def hub_folder(name: str) -> Path:
         ) from error
 
 
-def _check_hub_files(parts: Iterable[str], name: str) -> None:
-    """Raise ModelError if a part has no weights in a safetensors file on the hub; offline there is no check."""
+def _hub_variants(parts: Sequence[str], name: str) -> dict[str, str]:
+    """Return the variant of each part's weights on the hub; offline the main one.
+
+    Raises ModelError if a part has no weights in a safetensors file, or several that may be meant.
+    """
     from huggingface_hub import model_info
 
     repository, _, revision = name.partition("@")
     try:
         found = [file.rfilename for file in model_info(repository, revision=revision or None, timeout=10).siblings]
     except Exception:  # the download, which comes next, finds the files in the cache or says what is wrong
-        return
-    pipeline = f"{repository!r}, revision={revision!r}" if revision else repr(repository)
-    for part in parts:
-        files = [file.partition("/")[2] for file in found if file.startswith(f"{part}/")]
-        _check_weights(part, [file for file in files if not fnmatch(file, OTHER_VARIANTS)], f"{name} (hub)", pipeline)
+        return dict.fromkeys(parts, "")
+    by_part = {part: [file.partition("/")[2] for file in found if file.startswith(f"{part}/")] for part in parts}
+    return {part: _variant(part, files, f"{name} (hub)", repository, revision) for part, files in by_part.items()}
 
 
 def first_line(error: BaseException) -> str:

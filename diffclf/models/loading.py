@@ -7,24 +7,26 @@ from safetensors files only, and no code comes with a model.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 
 from diffclf.models import layout
 from diffclf.models.compiled import CompiledDenoiser
-from diffclf.models.latent import noise_schedule
+from diffclf.models.latent import LatentDiffusionModel, noise_schedule
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
 from diffclf.paths import data_dir
 
 __all__ = ["built_in_models", "load_model", "quiet"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MAX_PIXELS = 2048  # a network's side; a table of positions takes its square
+DEVICES = ("cpu", "cuda")
 VERSIONED = ("unet", "text_encoder")  # the parts that a version along the training has of its own
 
 
@@ -68,7 +70,9 @@ def load_model(
         with _explained(f"{name} cannot be put together as a {model_class.kind}", folder):
             pipeline_class = getattr(import_module("diffusers"), model_class.kind)
             pipeline = pipeline_class.from_pretrained(folder, local_files_only=True, **parts, **model_class.left_out)
-        model = model_class(pipeline, name, **{entry: index.get(entry) for entry in model_class.index_entries})
+            model = model_class(pipeline, name, **{entry: index.get(entry) for entry in model_class.index_entries})
+    with _explained(f"{name} cannot be used: a part fails on a black image or an empty prompt", folder):
+        _try_out(model)
     model.stored_calibration = stored
     if compile:
         model.denoise = CompiledDenoiser(model.denoise)
@@ -93,9 +97,9 @@ def _device(device: str | torch.device | None) -> torch.device:
     n_cuda = torch.cuda.device_count()
     try:
         chosen = torch.device(("cuda" if n_cuda else "cpu") if device is None else device)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError, OverflowError):
         chosen = None
-    if chosen is None or chosen.type == "cuda" and (chosen.index or 0) >= n_cuda:
+    if chosen is None or chosen.type not in DEVICES or chosen.type == "cuda" and (chosen.index or 0) >= n_cuda:
         raise ModelError(f"device must be cpu, cuda, cuda:0, ..., got {device!r}; CUDA devices here: {n_cuda}")
     return chosen
 
@@ -122,9 +126,10 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
             listed = ", ".join(f"{base}@{known}" for known in built_in[base]) or "none"
             raise ModelError(f"no version {version!r} of {base}; versions: {listed} (and {base}, the final)")
         return folder, folder / "versions" / version if at else None
-    path = Path(name).expanduser()
-    if path.exists():
-        return path, None
+    with _explained(f"model must be a built-in name, a directory or a hub id, got {name!r:.80}", Path.cwd()):
+        path = Path(name).expanduser()  # RuntimeError: a home folder of nobody
+        if path.exists():  # OSError: a name that is too long
+            return path, None
     if isinstance(name_or_path, str) and layout.HUB_ID.fullmatch(name):
         return layout.hub_folder(name), None
     known = ", ".join(built_in) or "none, for lack of a data folder with models"
@@ -147,10 +152,15 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _explained(problem: str, folder: Path) -> Iterator[None]:
-    """Raise the libraries' errors as a ModelError that says what the problem is and where."""
+    """Raise the libraries' errors as a ModelError that says what the problem is and where.
+
+    All errors: a malformed configuration ends in whichever class the line raises that first meets the wrong value.
+    """
     try:
         yield
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:
         raise ModelError(f"{problem}: {layout.first_line(error)} (in {folder})") from error
 
 
@@ -164,9 +174,10 @@ def _read_parts(
     cls = getattr(diffusers, classes["scheduler"], None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         raise UnsupportedModelError(f"scheduler of {name} must be one of diffusers', got {classes['scheduler']}")
+    layout.check_scheduler(classes["scheduler"], folders["scheduler"], name)
     with _explained(f"scheduler of {name} cannot be read", folders["scheduler"]):
         parts = {"scheduler": cls.from_pretrained(folders["scheduler"], local_files_only=True)}
-    noise_schedule(parts["scheduler"], name)  # checked before the weights are read
+        noise_schedule(parts["scheduler"], name)  # checked before the weights are read
     for part, class_name in classes.items():
         if part not in layout.WITHOUT_WEIGHTS:
             network = _read_network(class_name, part, folders[part], name)
@@ -180,11 +191,13 @@ def _read_network(class_name: str, part: str, folder: Path, name: str) -> torch.
     import transformers
 
     cls = getattr(diffusers, class_name, None) or getattr(transformers, class_name)
+    files, variant = layout.weight_files(part, [path.name for path in folder.iterdir()])
     # The error of transformers for a wrong shape does not name the weight; its loading info does.
     options = {"ignore_mismatched_sizes": True} if part == "text_encoder" else {}
     with _explained(f"{part} of {name} cannot be read", folder):
+        _check_size(cls, layout.read_object(folder / "config.json", f"{part} of {name}"), [folder / f for f in files])
         network, info = cls.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, variant=variant, **options
         )
     mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     for names, problem in ((info["missing_keys"], "lacks"), (mismatched, "has in another shape")):
@@ -192,3 +205,38 @@ def _read_network(class_name: str, part: str, folder: Path, name: str) -> torch.
             some = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
             raise ModelError(f"{part} of {name} {problem} {len(names)} of its weights: {some} (in {folder})")
     return network
+
+
+def _check_size(cls: type[torch.nn.Module], config: dict[str, Any], files: Sequence[Path]) -> None:
+    """Raise ValueError if a configuration asks for a network larger than its weights: building it could take for ever.
+
+    A layer has a weight at least, and a weight has a byte at least.
+    """
+    n_weights, n_bytes = 0, sum(file.stat().st_size for file in files)
+    for file in files:
+        with safe_open(file, "pt") as weights:
+            n_weights += len(weights.keys())
+    for key, value in config.items():
+        numbers = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)]
+        if "layers" in key and max(numbers, default=0) > n_weights:
+            raise ValueError(
+                f"{key} must be at most the number of weights in the files, {n_weights}, got {value!r:.80}"
+            )
+    sides = config.get("sample_size")
+    if max(sides if isinstance(sides, list) else [sides or 0]) > MAX_PIXELS:
+        raise ValueError(f"sample_size must be at most {MAX_PIXELS}, got {sides!r:.80}")
+    with torch.device("meta"):
+        network = cls.from_config(config) if hasattr(cls, "from_config") else cls(cls.config_class.from_dict(config))
+    asked = sum(parameter.numel() for parameter in network.parameters())
+    if asked > n_bytes:
+        raise ValueError(f"configuration must fit the weights of {n_bytes:,} bytes, got one of {asked:,} weights")
+
+
+@torch.no_grad()
+def _try_out(model: LatentDiffusionModel) -> None:
+    """Run every part of a model once, so that a wrong configuration is an error before long work starts."""
+    factor = model.image_size // model.latent_shape[1]
+    model.vae.encode(torch.zeros(1, 3, 8 * factor, 8 * factor, device=model.device))
+    cond = model.encode_prompts([""] if model.labels is None else [0])
+    x_t = torch.zeros(1, *model.latent_shape, device=model.device)
+    model.denoise(x_t, torch.tensor([len(model.schedule) - 1], device=model.device), cond)

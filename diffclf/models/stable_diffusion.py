@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from diffclf.models.conditioning import Conditioning
 from diffclf.models.latent import LatentDiffusionModel, list_prompts
-from diffclf.models.protocol import UnsupportedModelError
+from diffclf.models.protocol import ModelError, UnsupportedModelError
 
 __all__ = ["StableDiffusionModel"]
 
@@ -32,6 +32,7 @@ class StableDiffusionModel(LatentDiffusionModel):
 
     Raises:
         UnsupportedModelError: the pipeline is not a plain text-to-image one.
+        ModelError: the tokenizer's length does not fit the text encoder.
     """
 
     kind = "StableDiffusionPipeline"
@@ -57,6 +58,10 @@ class StableDiffusionModel(LatentDiffusionModel):
         self.network.to(memory_format=torch.channels_last)
         self.text_encoder = pipeline.text_encoder.eval().requires_grad_(False)
         self.tokenizer = pipeline.tokenizer
+        length, positions = self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings
+        if not isinstance(length, int) or not 3 <= length <= positions:
+            message = f"tokenizer of {name} must have a model_max_length from 3 to the text encoder's {positions}"
+            raise ModelError(f"{message} positions, got {length!r:.80}")
         # Only some text encoders were trained with the padding masked; their configuration says so.
         self._masked = bool(getattr(self.text_encoder.config, "use_attention_mask", False))
 

@@ -40,6 +40,8 @@ from diffclf.workbook.settings import read_notebook_file
 __all__ = ["VERDICTS", "Claim", "claim_record", "ends", "factor_to_decide", "judge", "n_to_decide", "plain_interval"]
 __all__ += ["plain_verdict", "range_of", "read_claims"]
 
+KINDS = dict.fromkeys(("id", "place", "sentence", "estimates", "direction", "kind", "unit", "paper_note"), str)
+KINDS |= {"margin": int | float, "paper": int | float | None}
 VERDICTS = ("holds", "does not hold", "undecided")
 ALLOWED = {
     "direction": ("greater", "less", "no difference", "not worse"),
@@ -69,9 +71,15 @@ class Claim:
     def __post_init__(self) -> None:
         """Check the fields."""
         where = f"{self.notebook}.yaml, {self.id}"
-        given = {"direction": {self.direction}, "kind": {self.kind}, "covers": set(self.covers) or {""}}
+        for name, kind in {**KINDS, "covers": tuple | list}.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool) or value != value:  # NaN
+                raise ValueError(
+                    f"{where}: {name} must be of type {getattr(kind, '__name__', kind)}, got {value!r:.80}"
+                )
+        given = {"direction": {self.direction}, "kind": {self.kind}, "covers": self.covers or {""}}
         for name, allowed in ALLOWED.items():
-            for value in given[name] - set(allowed):
+            for value in (value for value in given[name] if value not in allowed):
                 raise ValueError(f"{where}: {name} must be one of {', '.join(allowed)}, got {value!r}")
         if self.direction in ("no difference", "not worse") and self.margin <= 0:
             raise ValueError(f"{where}: margin must be above 0 for {self.direction!r}, got {self.margin}")
@@ -91,7 +99,8 @@ def read_claims(notebook: str) -> dict[str, Claim]:
     claims: dict[str, Claim] = {}
     for entry in entries:
         fields = {name: " ".join(value.split()) if isinstance(value, str) else value for name, value in entry.items()}
-        fields["covers"] = tuple(entry.get("covers", ()))
+        covers = entry.get("covers")
+        fields["covers"] = tuple(covers) if isinstance(covers, list) else covers
         try:
             claim = Claim(**fields, notebook=notebook, n_claims=len(entries))
         except TypeError as error:  # a field is missing or unknown

@@ -14,9 +14,10 @@ that are shipped.
 
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from PIL import Image
@@ -25,6 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from diffclf.files import write_json, write_whole
 from diffclf.models import load_model
 from diffclf.workbook import settings
+from diffclf.workbook.claims import ALLOWED, VERDICTS
 from diffclf.workbook.run.plan import choose
 
 __all__ = ["MAX_BYTES", "copy_reference", "forget", "not_run", "read_judged", "read_metrics", "read_run"]
@@ -34,13 +36,85 @@ _WEIGHTS = ("name", "dtype", "fingerprint")
 _KEPT = ("status", "seconds", "finished", "settings", "seed", "model", "environment")
 
 
+_REMEDY = "remove the file or run the notebook again"
+
+
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return a record; raise ValueError, with the file's name, where it holds no JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must hold a JSON object, got {error}; {_REMEDY}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {content!r:.80}; {_REMEDY}")
+    return content
 
 
-def read_run(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the record of each notebook in a profile's folder, by name; empty where nothing ran."""
-    return {path.stem: _read(path) for path in sorted((folder / "runs").glob("*.json"))}
+def _is_number(value: object) -> bool:
+    """Return whether a value is a number that plots and tables can take."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15  # false for NaN
+
+
+def _check(path: Path, content: object, rules: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a record has every field, each of the type, among the values, or true to the function."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold objects, got {content!r:.80}; {_REMEDY}")
+    for name, rule in rules.items():
+        value = content.get(name)
+        if isinstance(rule, FunctionType):
+            fits = rule(value)
+        else:
+            fits = value in list(rule) if isinstance(rule, tuple) else isinstance(value, rule)
+        if name not in content or not fits:
+            raise ValueError(f"{name} in {path} is malformed: {value!r:.80}; {_REMEDY}")
+
+
+def _is_name_list(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_end(value: object) -> bool:
+    return value is None or _is_number(value)
+
+
+_RUN = {"status": ("ok", "running", "failed"), "seconds": _is_number, "settings": dict, "environment": dict}
+_RUN |= {"model": dict | None, "seed": int | None}
+_ENVIRONMENT = {
+    "commit": str | None,
+    "packages": dict,
+    "python": str,
+    "platform": str,
+    "cpu": str,
+    "gpus": _is_name_list,
+}
+_CLAIM = dict.fromkeys(("id", "notebook", "place", "sentence", "estimates", "unit", "paper_note", "words"), str)
+_CLAIM |= dict.fromkeys(("profile", "world", "detail"), str) | {"covers": _is_name_list, "verdict": (*VERDICTS, None)}
+_CLAIM |= {name: ALLOWED[name] for name in ("direction", "kind")}
+_CLAIM |= dict.fromkeys(("margin", "estimate"), _is_number) | dict.fromkeys(("low", "high", "paper", "n"), _is_end)
+_CLAIM |= {"level": lambda value: _is_number(value) and 0 < value < 1}
+
+
+def _records(folder: Path, without: Collection[str]) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.json")) if path.stem not in without]
+
+
+def read_run(folder: Path, without: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return the record of each notebook in a profile's folder, by name; empty where nothing ran.
+
+    `without` has the names of notebooks whose records are not read. Raises ValueError for a malformed record.
+    """
+    records = {}
+    for path in _records(folder / "runs", without):
+        record = records[path.stem] = _read(path)
+        _check(path, record, _RUN)
+        _check(path, record["environment"], _ENVIRONMENT)
+        if "dataset" in record["settings"]:
+            _check(path, record["settings"], {"n_images": int})
+        if record["model"] is not None:
+            _check(path, record["model"], dict.fromkeys(_WEIGHTS, str))
+        if record["status"] != "ok":
+            _check(path, record, {"error": str})
+    return records
 
 
 def read_metrics(folder: Path, notebook: str) -> dict[str, Any]:
@@ -49,11 +123,20 @@ def read_metrics(folder: Path, notebook: str) -> dict[str, Any]:
     return _read(path) if path.is_file() else {}
 
 
-def read_judged(folder: Path) -> list[dict[str, Any]]:
-    """Return the judged claims of a profile's notebooks that neither failed nor still run, in the notebooks' order."""
-    run, paths = read_run(folder), sorted((folder / "claims").glob("*.json"))
-    ended = [path for path in paths if run.get(path.stem, {"status": "ok"})["status"] == "ok"]
-    return [claim for path in ended for claim in _read(path)["claims"]]
+def read_judged(folder: Path, without: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Return the judged claims of a profile's notebooks that neither failed nor still run, in the notebooks' order.
+
+    `without` has the names of notebooks whose records are not read. Raises ValueError for a malformed record.
+    """
+    run, paths, judged = read_run(folder, without), _records(folder / "claims", without), []
+    for path in paths:
+        if run.get(path.stem, {"status": "ok"})["status"] == "ok":
+            claims = _read(path)
+            _check(path, claims, {"claims": list})
+            for claim in claims["claims"]:
+                _check(path, claim, _CLAIM)
+            judged += claims["claims"]
+    return judged
 
 
 def forget(folder: Path, notebook: str) -> None:

@@ -21,6 +21,16 @@ import yaml
 __all__ = ["chosen_profile", "go_offline", "notebooks_dir", "profiles", "read_notebook_file", "reports_dir", "resolve"]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+NUMBER = int | float
+KINDS = {
+    **dict.fromkeys(("offline", "verdicts", "solutions", "compile"), bool),
+    **dict.fromkeys(("model", "dataset", "split", "world", "device", "dtype"), str),
+    **dict.fromkeys(("seed", "n_images", "n_classes"), int),
+    "timeout_s": NUMBER,
+    "download_gb": dict,
+    "least": dict,
+}
+"""The types of settings that this package itself reads."""
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
@@ -34,8 +44,40 @@ def reports_dir(profile: str = "") -> Path:
     return Path(os.environ.get("DIFFCLF_REPORTS") or CHECKOUT / "reports").resolve() / profile
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file; an empty file has none. Raises ValueError for any other content."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # The classes of yaml's own errors are no ValueErrors, and a malformed tag ends in yet others.
+    except Exception as error:
+        raise ValueError(f"{path} must hold a mapping in YAML, got {type(error).__name__}: {error}") from error
+    return _mapping(f"{path}", {} if content is None else content)
+
+
+def _mapping(name: str, content: object) -> dict[str, Any]:
+    """Return a mapping with texts as keys; raise ValueError if the content is none."""
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(f"{name} must be a mapping with names as keys, got {content!r:.80}")
+    return content
+
+
+def _sections(name: str, content: object) -> dict[str, dict[str, Any]]:
+    """Return the settings of each section of a file; a section may be empty."""
+    sections = _mapping(name, {} if content is None else content)
+    found = {key: _mapping(f"{name}, {key}", {} if part is None else part) for key, part in sections.items()}
+    for section, part in found.items():
+        for setting in KINDS.keys() & part.keys():
+            if not isinstance(part[setting], KINDS[setting]) or part[setting] is True and KINDS[setting] is NUMBER:
+                kind = getattr(KINDS[setting], "__name__", "number")
+                raise ValueError(f"{setting} in {name}, {section}, must be of type {kind}, got {part[setting]!r:.80}")
+    return found
+
+
 def _common() -> dict[str, dict[str, Any]]:
-    return yaml.safe_load((notebooks_dir() / "common.yaml").read_text(encoding="utf-8"))
+    path = notebooks_dir() / "common.yaml"
+    if not path.is_file():
+        raise ValueError(f"notebooks need their settings in {path}, got no such file; is $DIFFCLF_NOTEBOOKS right?")
+    return _sections(str(path), _read(path))
 
 
 def profiles() -> list[str]:
@@ -54,20 +96,23 @@ def chosen_profile(name: str = "") -> str:
 def read_notebook_file(notebook: str) -> dict[str, Any]:
     """Return `claims` (a list) and `settings` (profile name or "all" -> settings) of a notebook's NN_name.yaml.
 
-    Raises ValueError if there is no such file, or a part or a section has an unknown name.
+    Raises ValueError if there is no such file, it is malformed, or a part or a section has an unknown name.
     """
     path = notebooks_dir() / f"{notebook}.yaml"
     if notebook == "common" or not path.is_file():
         known = ", ".join(sorted(path.stem for path in notebooks_dir().glob("[0-9][0-9]_*.yaml")))
         raise ValueError(f"notebook must have a file NN_name.yaml in {notebooks_dir()} ({known}), got {notebook!r}")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    found = {"claims": content.pop("claims", None) or [], "settings": content.pop("settings", None) or {}}
+    content = _read(path)
+    claims, found = content.pop("claims", None) or [], _sections(f"settings of {path}", content.pop("settings", None))
+    if not isinstance(claims, list):
+        raise ValueError(f"claims of {path} must be a list, got {claims!r:.80}")
+    claims = [_mapping(f"claim {number} of {path}", claim) for number, claim in enumerate(claims, start=1)]
     sections = ["all", *profiles()]
-    unknown = set(content) | found["settings"].keys() - set(sections)
+    unknown = set(content) | found.keys() - set(sections)
     if unknown:
         known = f"claims and settings, and its settings' sections {', '.join(sections)}"
         raise ValueError(f"parts of {path.name} must be {known}, got {', '.join(sorted(unknown))}")
-    return found
+    return {"claims": claims, "settings": found}
 
 
 def _check(name: str, value: object, default: object) -> None:
@@ -82,12 +127,13 @@ def _check(name: str, value: object, default: object) -> None:
 def resolve(notebook: str, profile: str = "", parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the settings of a notebook, by its name without suffix, at a profile; see the module's docstring.
 
-    Raises ValueError: unknown profile, notebook or parameter, or a parameter of the wrong type.
+    Raises ValueError: unknown profile, notebook or parameter, a parameter of the wrong type, or a value below that of
+    the setting `least`, a mapping from names to the smallest values with which the notebook runs.
     """
     profile = chosen_profile(profile)
     settings: dict[str, Any] = {}
     for sections in (_common(), read_notebook_file(notebook)["settings"]):
-        settings |= (sections.get("all") or {}) | (sections.get(profile) or {})
+        settings |= sections.get("all", {}) | sections.get(profile, {})
     for name, value in (parameters or {}).items():
         if name not in settings:
             known = ", ".join(settings)
@@ -95,6 +141,10 @@ def resolve(notebook: str, profile: str = "", parameters: Mapping[str, Any] | No
         if isinstance(value, bool) or value not in (None, "", 0, [], ()):
             _check(name, value, settings[name])
             settings[name] = value
+    for name, least in settings.get("least", {}).items():
+        value = settings.get(name)
+        if isinstance(value, NUMBER) and isinstance(least, NUMBER) and value < least:
+            raise ValueError(f"{name} of {notebook} must be at least {least}, got {value}")
     return settings
 
 

@@ -36,6 +36,13 @@ def evaluations(job: Job) -> int:
         return int(import_module(module).evaluations(job.settings))
     except ModuleNotFoundError as error:
         raise ValueError(f"{job.name} must have a module {module} with evaluations(settings): {error}") from None
+    except Exception as error:  # whatever class the arithmetic with a malformed setting ends in
+        raise ValueError(f"evaluations of {job.name} cannot be computed from its settings: {_named(error)}") from error
+
+
+def _named(error: Exception) -> str:
+    """Return an error's class and the first line of its message."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _local(kind: str, name: str) -> str | None:
@@ -58,6 +65,8 @@ def _names(job: Job) -> list[tuple[str, str]]:
         several = [value] if isinstance(value, str) else value
         if isinstance(value, Mapping):
             several = [size_or_name if isinstance(size_or_name, str) else name for name, size_or_name in value.items()]
+        if not isinstance(several, list | tuple) or not all(isinstance(name, str) for name in several):
+            raise ValueError(f"{setting} of {job.name} must name models or data sets, got {value!r:.80}")
         found += [(KINDS[setting], name) for name in several]
     return found
 
@@ -85,7 +94,7 @@ def _rate(name: str) -> float | str:
                 break
         return rate
     except Exception as error:  # the cost of other notebooks is known, whatever is wrong with this model
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+        return _named(error)
 
 
 def cost_report(jobs: Sequence[Job], rate: Callable[[str], float | str] = _rate) -> str:

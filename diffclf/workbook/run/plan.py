@@ -11,6 +11,9 @@ from diffclf.workbook import settings
 
 __all__ = ["Job", "choose", "plan"]
 
+NEEDED = ("offline", "solutions", "timeout_s", "model")
+"""Settings without which no notebook can be run."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -39,6 +42,35 @@ def choose(only: Sequence[str] = ()) -> list[Path]:
     return [path for path in found if not wanted or names[path] & wanted]
 
 
+def _declared(notebook: Path) -> set[str]:
+    """Return the names that a notebook's parameters cell declares; raise ValueError if there are none.
+
+    The project's notebooks are in Python, whatever kernel their file names, if any.
+    """
+    import nbformat
+    from papermill.translators import PythonTranslator
+
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+        tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+        found = {parameter.name for cell in tagged[:1] for parameter in PythonTranslator.inspect(cell)}
+    except Exception as error:  # no JSON, no notebook, a cell of another shape: a dozen classes
+        raise ValueError(f"{notebook.name} must be a notebook, got {type(error).__name__}: {error}") from error
+    if not found:
+        raise ValueError(f"{notebook.name} must have one cell tagged 'parameters' that declares some, got none")
+    return found
+
+
+def _value(name: str, value: object, setting: object) -> object:
+    """Return a parameter's value; a text becomes what YAML reads in it, unless the setting is a text."""
+    if not isinstance(value, str) or isinstance(setting, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except Exception as error:  # yaml's classes, and those of a malformed tag
+        raise ValueError(f"{name} must be a value of YAML, got {value!r:.80}") from error
+
+
 def plan(profile: str = "", only: Sequence[str] = (), parameters: Mapping[str, Any] | None = None) -> list[Job]:
     """Return the jobs of a run of the notebooks that `only` names; see `chosen_profile` and `choose`.
 
@@ -46,24 +78,22 @@ def plan(profile: str = "", only: Sequence[str] = (), parameters: Mapping[str, A
     notebook that cannot run is a job with a problem, so that the others still run.
     Raises ValueError: unknown profile or notebook; a parameter that no chosen notebook has, or of the wrong type.
     """
-    import papermill
-
     given, jobs, choices = dict(parameters or {}), [], set()
     profile = settings.chosen_profile(profile)
     if "profile" in given:
         raise ValueError("parameter profile must be chosen with --profile, got it as a parameter")
     for path in choose(only):
         try:
-            declared, known = set(papermill.inspect_notebook(str(path))), settings.resolve(path.stem, profile)
-            if not declared:
-                raise ValueError(f"{path.name} must have one cell tagged 'parameters' that declares some, got none")
+            declared, known = _declared(path), settings.resolve(path.stem, profile)
+            if missing := ", ".join(name for name in NEEDED if name not in known):
+                raise ValueError(
+                    f"settings of {path.stem} at {profile!r} must have {', '.join(NEEDED)}, lack {missing}"
+                )
         except ValueError as error:
             jobs.append(Job(path.stem, path, problem=str(error)))
             continue
         values = {
-            name: yaml.safe_load(value) if isinstance(value, str) and not isinstance(known[name], str) else value
-            for name, value in given.items()
-            if name in declared & set(known)
+            name: _value(name, value, known[name]) for name, value in given.items() if name in declared & set(known)
         }
         jobs.append(Job(path.stem, path, {"profile": profile, **values}, settings.resolve(path.stem, profile, values)))
         choices |= declared & set(known)

@@ -1,7 +1,7 @@
 """Runs the notebooks of a profile, one process each.
 
-Results go to reports/PROFILE (`diffclf.workbook.results`). A notebook that fails keeps what it had done and stops no
-other; the exit status tells.
+Results go to reports/PROFILE (`diffclf.workbook.results`), which one run at a time may use. A notebook that fails keeps
+what it had done and stops no other; the exit status tells.
 """
 
 import json
@@ -20,10 +20,12 @@ from typing import Any
 from tqdm import tqdm
 
 from diffclf.files import write_json
+from diffclf.texttable import plural, printable
 from diffclf.workbook import settings
 from diffclf.workbook.display import claims_table
 from diffclf.workbook.provenance import duration, environment
 from diffclf.workbook.results import forget, read_judged, read_metrics
+from diffclf.workbook.run.lock import locked
 from diffclf.workbook.run.plan import Job, plan
 
 __all__ = ["reproduce"]
@@ -78,7 +80,7 @@ def _execute(job: Job, folder: Path, n_parallel: int, stop: Event) -> str:
         process = subprocess.Popen(
             # worker.py as a file, not as a module (-m), which would import all of diffclf
             [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), json.dumps(order), str(state)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closed when this process ends, however that happens: the worker then ends, too
             stdout=messages,
             stderr=messages,
             env=_child_environment(n_parallel, job.settings["offline"], progress),
@@ -89,6 +91,7 @@ def _execute(job: Job, folder: Path, n_parallel: int, stop: Event) -> str:
                 process.terminate()  # its kernel ends with it
             line.set_description_str(f"{job.name[:2]} {_read(state)} {_read(progress)}"[:100])
             time.sleep(0.2)
+        process.stdin.close()
         if stop.is_set():
             return INTERRUPTED
         return _read(state) if process.returncode == 0 else f"the worker ended with status {process.returncode}"
@@ -108,15 +111,16 @@ def reproduce(
 ) -> int:
     """Run notebooks and print a line for each, then the claims and their verdicts.
 
-    The first three arguments are those of `plan`, which raises ValueError before anything runs. `n_parallel` notebooks
-    run at a time; they share the cores. Returns the exit status: 0 if every notebook ran to its end, else 1.
+    The first three arguments are those of `plan`, which raises ValueError before anything runs, as does another run of
+    the profile that has not ended. `n_parallel` notebooks run at a time; they share the cores. Returns the exit status:
+    0 if every notebook ran to its end, else 1.
     """
     if n_parallel < 1:
         raise ValueError(f"--jobs must be at least 1, got {n_parallel}")
     profile = settings.chosen_profile(profile)
     jobs, folder, began = plan(profile, only, parameters), settings.reports_dir(profile), time.monotonic()
     facts, stop = environment(), Event()
-    print(f"{len(jobs)} notebooks, profile {profile}", flush=True)
+    print(f"{plural(len(jobs), 'notebook')}, profile {profile}", flush=True)
 
     def run(job: Job) -> bool:
         began = time.monotonic()
@@ -126,17 +130,19 @@ def reproduce(
         outcome, seconds = _execute(job, folder, n_parallel, stop), time.monotonic() - began
         good = outcome == "ok"
         _record(job, folder, "ok" if good else "failed", "" if good else outcome, seconds, facts)
-        tqdm.write(f"ok      {job.name}  {duration(seconds)}" if good else f"FAILED  {job.name}  {outcome}")
+        word = "ok" if good else "stopped" if outcome == INTERRUPTED else "FAILED"
+        tqdm.write(f"{word:7} {job.name}  {duration(seconds) if good else printable(outcome)}")
         sys.stdout.flush()
         return good
 
-    with ThreadPoolExecutor(n_parallel) as pool:
+    with locked(folder, f"profile {profile}"), ThreadPoolExecutor(n_parallel) as pool:
+        read_judged(folder, without=[job.name for job in jobs])  # a malformed record of an earlier run: an error now
         try:
             good = list(pool.map(run, jobs))
         except KeyboardInterrupt:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    print(f"{sum(good)} of {len(good)} notebooks ran to their end in {duration(time.monotonic() - began)}\n")
+    print(f"{sum(good)} of {plural(len(good), 'notebook')} ran to the end in {duration(time.monotonic() - began)}\n")
     print(claims_table(read_judged(folder)))
     return 0 if all(good) else 1

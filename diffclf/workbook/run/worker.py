@@ -5,11 +5,16 @@ papermill says of every cell that it ran and raised nothing; "completed" also st
 reached.
 
 The file STATE says which cell runs, and at the end "ok" or what went wrong; the exit status is then 0.
+
+Standard input is a pipe that the runner holds open: its end means that the runner was killed. This process then ends,
+and its kernel with it, so that nothing writes into a folder whose lock is gone.
 """
 
 import json
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,6 +53,8 @@ def execute(job: dict[str, Any], state: Path) -> str:
                 progress_bar=False,
                 stdout_file=log,
                 stderr_file=log,
+                kernel_name="python3",  # this project's own, whatever kernel the file names, if any
+                language="python",
                 start_timeout=180,
                 execution_timeout=job["timeout_s"],
                 autosave_cell_every=30,
@@ -63,6 +70,13 @@ def execute(job: dict[str, Any], state: Path) -> str:
     return "ok" if finished else "the kernel ended before the notebook did"
 
 
+def _end_with_the_runner() -> None:
+    """Wait for the end of standard input, then end this process."""
+    os.read(0, 1)  # not of sys.stdin, whose lock would be held when the interpreter ends
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_the_runner, daemon=True).start()
     outcome = execute(json.loads(sys.argv[1]), Path(sys.argv[2]))
     Path(sys.argv[2]).write_text(outcome, encoding="utf-8")
