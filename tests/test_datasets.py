@@ -91,6 +91,17 @@ def test_a_pair_is_named_from_left_to_right(name):
         assert name == "mini-pairs" or right.endswith(" bag")
 
 
+def test_a_label_tree_has_every_class_once():
+    for name, n_nodes, n_below in (("mini-coloured-items", 10, 6), ("mini-bag-pairs", 60, 6), ("mini-pairs", 60, 60)):
+        data = load_dataset(name, "tune", 1)
+        assert len(data.tree) == n_nodes and {len(below) for below in data.tree.values()} == {n_below}
+        assert sorted(c for below in data.tree.values() for c in below) == sorted(data.classnames)
+        for node, below in data.tree.items():
+            kind = node.removeprefix("a photo of a ").removeprefix("a ").removesuffix(" to the left of a")
+            assert all(kind in name.split(", ")[0] for name in below), node
+    assert load_dataset("mini-items", "tune", 1).tree == {}
+
+
 @pytest.mark.parametrize("name", [*CLASS_SETS, *CAPTION_SETS])
 def test_a_smaller_set_is_a_prefix_and_a_seed_another_choice(name):
     whole, small = load_dataset(name), load_dataset(name, n_images=7)

@@ -26,7 +26,7 @@ from diffclf.experiments.e09_supervised import (
     strategy,
 )
 from diffclf.experiments.field import Field, network_field, whole_field
-from diffclf.experiments.tasks import TaskRun
+from diffclf.experiments.sweep import Outcome
 from diffclf.mini.export import export_classifier
 from diffclf.mini.supervised import build_resnet
 from diffclf.models import load_model
@@ -101,10 +101,7 @@ def test_a_network_costs_one_pass_and_a_dit_one_encoding_and_its_evaluations(tmp
 
 
 def test_names_lose_owner_and_revision_and_the_first_images_are_repeated_for_each_seed():
-    tables = np.full((2, 3, 1), 1.0)
-    tables[0, 1] = tables[1, 2] = 0.5
-    run = TaskRun(tables, np.array([False, True]), np.array([3, 3]))
-    other = TaskRun(tables[::-1], np.array([True, True]), np.array([3, 3]))
+    run, other = (Outcome(np.array(chosen), np.ones(2), np.ones(2)) for chosen in ([1, 2], [2, 1]))
     networks = Field(np.array([2, 2, 0]), np.array([5, 6, 7]), {"resnet-18": np.array([2, 0, 1])})
     field = whole_field("facebook/DiT-XL-2-256@refs/pr/1", [run, other], networks)
     assert {name: chosen.tolist() for name, chosen in field.chosen.items()} == {

@@ -10,9 +10,9 @@ from diffclf.bank import ErrorBank
 from diffclf.datasets import load_dataset
 from diffclf.datasets.world import ITEMS
 from diffclf.experiments import e14_racing as e14
-from diffclf.experiments.sweep import Outcome, Sweep
-from diffclf.experiments.tasks import run_task
+from diffclf.experiments.sweep import Outcome, Sweep, run_once
 from diffclf.pruning import Hierarchical, Shortlist
+from diffclf.stats import clopper_pearson
 
 
 def outcome(right, cost, chosen=None):
@@ -34,7 +34,7 @@ def test_a_sweep_finds_what_a_search_finds_and_computes_each_entry_once(tiny_sd,
         found = sweep.run(strategy)
         spent.append(sweep.bank.n_evaluations)
         apart = ErrorBank(tmp_path / "apart", tiny_sd, data.prompts_for(tiny_sd), sweep.bank.trials, losses=("l2",))
-        alone = run_task(apart, data, strategy)
+        alone = run_once(apart, data, strategy)
         assert (found.right == alone.right).all() and (found.spent == alone.spent).all()
     assert spent[1] <= found.spent.sum() == spent[-1] == 3 * 10 * 16, "all strategies cost what all classes cost"
     again = Sweep(sweep.bank, data)
@@ -47,22 +47,12 @@ def test_nodes_and_shortlists_are_run_and_counted(tiny_sd, open_bank):
     sweep = e14.open_sweep(open_bank, tiny_sd, data, 16)
     assert sweep.tables.shape == (2, 60 + 10, 16)
     race = Racing(16, threshold=2.0)
-    tree = sweep.run(Hierarchical(e14.label_tree(data), then=race, race=race))
+    tree = sweep.run(Hierarchical(data.tree, then=race, race=race))
     entries = (~np.isnan(sweep.tables)).sum(axis=(1, 2))
     assert (tree.spent == entries).all() and (tree.chosen < 60).all(), "nodes cost evaluations and are never chosen"
     scores = np.linspace(0, 1, 60)
     short = sweep.run(Shortlist(4, lambda pixels: scores, Staged((2,), (1,), "random")))
     assert short.spent.tolist() == [8, 8] and (short.chosen >= 56).all()
-
-
-def test_a_label_tree_has_every_class_once():
-    for name, n_nodes, n_below in (("mini-coloured-items", 10, 6), ("mini-bag-pairs", 60, 6), ("mini-pairs", 60, 60)):
-        data = load_dataset(name, "tune", 1)
-        tree = e14.label_tree(data)
-        assert len(tree) == n_nodes and {len(below) for below in tree.values()} == {n_below}
-        assert sorted(c for below in tree.values() for c in below) == sorted(data.classnames)
-    assert e14.label_tree(load_dataset("mini-items", "tune", 1)) == {}
-    assert tree["a red t-shirt to the left of a"][:2] == ["red t-shirt, red t-shirt", "red t-shirt, red trouser"]
 
 
 def test_staged_candidates_come_by_cost_each_once_within_the_limit():
@@ -148,7 +138,30 @@ def test_a_study_scores_what_was_chosen_and_its_rows_agree(tiny_sd, open_bank):
     gap = 100 * (own.outcomes[own.race].right.mean() - own.outcomes[own.opponent].right.mean())
     assert e14.equal_cost_rows(studies)["mini-items"]["race minus staged"].value == pytest.approx(gap)
     assert e14.control_rows(studies)["mini-items"]["reference as all classes"].endswith("of 2")
-    assert len(e14.middling_race(own)) >= 1 and len(e14.reading(studies, grown)) == 3 + 2
+    spent = own.outcomes[own.race].spent
+    assert e14.middling_race(own)[-1].n_evaluations == sorted(spent)[len(spent) // 2]
+    said = e14.reading(studies, grown)
+    assert f"{160 / spent.mean():.1f} times fewer" in said[0] and f"takes {100 * 80 / spent.mean():.0f}%" in said[1]
+
+
+def test_contrasts_are_paired_on_test_images():
+    n, race, staged = 200, Racing(threshold=2.0), Staged((4, 8), (2, 1), "random")
+    truth, wrong = np.zeros(n, dtype=int), np.arange(n)
+    found = {race: np.where(wrong < 10, 1, 0), staged: np.where(wrong < 30, 2, 0)}  # images 0..9 wrong, 0..29 wrong
+    outcomes = {s: Outcome(chosen, chosen == truth, np.full(n, 7)) for s, chosen in found.items()}
+    reference = Outcome(truth, truth == truth, np.full(n, 70))
+    fields = dict.fromkeys(e14.Study.__dataclass_fields__)
+    fields |= {"groups": wrong, "reference": reference, "race": race, "opponent": staged, "outcomes": outcomes}
+    own = e14.Study(**fields | {"calibration": (3, 50), "same_winner": (8, 9)})
+    assert own.difference(race, staged, 0.9).value == pytest.approx(10) and own.difference(race).value == -5
+    assert own.difference(race, staged).low > 0 and own.not_worse(race).value == -5
+    assert own.dropped(0.9) == 100 * clopper_pearson(10, n, 0.9)
+    (row,) = e14.control_rows({"a": own}).values()
+    assert [*row.values()][1:3] == ["3 of 50", "10 of 200"] and row["reference as all classes"] == "8 of 9"
+    (row,) = e14.equal_cost_rows({"a": own}).values()
+    assert (row["its accuracy"].value, row["accuracy"].value) == (85, 95)
+    found = e14.contrasts({"a": own, "b": own}, {"race": {10: reference}}, 0.99)
+    assert list(found)[3:] == ["race-keeps-accuracy-60", "race-beats-staged-60", "winners-are-kept-60"]
 
 
 def test_halving():

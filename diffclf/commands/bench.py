@@ -14,7 +14,6 @@ import torch
 from diffclf.bench.throughput import measure_overhead, measure_throughput, time_races
 from diffclf.commands.options import count
 from diffclf.datasets import load_dataset
-from diffclf.experiments.e14_racing import label_tree
 from diffclf.models import load_model
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning import Hierarchical, Racing, Staged, Strategy
@@ -68,8 +67,8 @@ def _more_measurements(args: argparse.Namespace, model: DiffusionModel) -> dict[
     for name, schedule in SCHEDULES.items():
         data = load_dataset(name, n_images=args.images)
         strategies: dict[str, Strategy] = {"race": Racing()}
-        if tree := label_tree(data):
-            strategies["label tree + race"] = Hierarchical(tree)
+        if data.tree:
+            strategies["label tree + race"] = Hierarchical(data.tree)
         found[name] = time_races(fast, plain, data, schedule, strategies, args.rounds)
     return found
 

@@ -10,6 +10,9 @@ Two sets show two objects side by side; their classes are the left and the right
     mini-pairs            3600 classes, "a red sneaker to the left of a blue bag"
     mini-bag-pairs        360 classes, the right object is a bag of any colour
 
+The sets of 60 classes and more have a label tree: coloured items lie below their items, pairs below their left objects.
+The prompt of a left object is an unfinished caption, "a red sneaker to the left of a".
+
 and shifted ones (`diffclf.datasets.shifts`), of the ten classes of mini-items:
 
     mini-v2               collected anew: photographs of split "v2" in the place of "test", rendered in another way
@@ -79,7 +82,8 @@ def load_embedded(name: str, split: str = "test", n_images: int | None = None, s
     else:
         prompts = {f"{colour} {item}": caption_single(item, colour) for colour in COLOURS for item in ITEMS}
         classes = scenes["colour"][:, 0] * len(ITEMS) + classes
-    return ImageSet(name, images, classes, tuple(prompts), prompts, groups)
+    tree = {} if name != "mini-coloured-items" else {caption_single(i): [f"{c} {i}" for c in COLOURS] for i in ITEMS}
+    return ImageSet(name, images, classes, tuple(prompts), prompts, groups, tree=tree)
 
 
 def _sample_pairs(labels: np.ndarray, n_images: int, seed: int) -> np.ndarray:
@@ -106,8 +110,10 @@ def _pairs(name: str, photos: np.ndarray, labels: np.ndarray, n_images: int | No
     }
     left, right = (scenes["colour"] * len(ITEMS) + scenes["item"]).T
     classes = left * len(rights) + np.searchsorted(np.array(rights), right)
+    names, n = list(prompts), len(rights)
+    tree = {f"a {' '.join(left)} to the left of a": names[i * n : (i + 1) * n] for i, left in enumerate(named)}
     images = list(world.render(scenes, photos))
-    return ImageSet(name, images, classes, tuple(prompts), prompts, scenes["photo"][:, 0])
+    return ImageSet(name, images, classes, tuple(names), prompts, scenes["photo"][:, 0], tree=tree)
 
 
 def _allowed_colours(name: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A labelled set of images and what a model is asked about them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class ImageSet:
         groups: (n,) int64, the photograph each image was made of; images of one photograph are not independent.
         captions: n lists of captions, all of the same length; None: the images share the classes' prompts.
         indices: index of each class among the thousand of ImageNet; None: networks know the classes by name.
+        tree: label tree, prompt of an inner node -> the class names below it; empty where the classes have none.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ImageSet:
     groups: np.ndarray
     captions: list[list[str]] | None = None
     indices: tuple[int, ...] | None = None
+    tree: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -13,7 +13,7 @@ from diffclf.baselines.supervised import SupervisedClassifier
 from diffclf.datasets.imageset import ImageSet
 from diffclf.datasets.shifts import adversarial, corrupt
 from diffclf.experiments.field import Field, network_field, short, whole_field
-from diffclf.experiments.tasks import run_task
+from diffclf.experiments.sweep import run_once
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning import Strategy
 
@@ -59,7 +59,7 @@ class Judges:
         data = data.first(n_images or len(data))
         prompts, trials = data.prompts_for(self.dit), self.strategy.trial_list(len(self.dit.schedule))
         banks = [self.bank(self.dit, prompts, trials, losses=("l2",), seed=seed) for seed in self.seeds]
-        runs = [run_task(bank, data, self.strategy, data.name) for bank in banks]
+        runs = [run_once(bank, data, self.strategy, data.name) for bank in banks]
         return whole_field(self.name, runs, self.networks_on(data))
 
 
@@ -73,7 +73,7 @@ def restricted(data: ImageSet, other: ImageSet) -> ImageSet:
         return data
     place = np.array([wanted.index(entry) if entry in wanted else -1 for entry in own])[data.labels]
     kept = np.flatnonzero(place >= 0)
-    classes = {"classnames": other.classnames, "prompts": other.prompts, "indices": other.indices}
+    classes = {"classnames": other.classnames, "prompts": other.prompts, "indices": other.indices, "tree": other.tree}
     return replace(data.take(kept), labels=place[kept], **classes)
 
 

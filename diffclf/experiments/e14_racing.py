@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from diffclf.bank import ErrorBank
 from diffclf.baselines.nearest_mean import learn_nearest_mean
 from diffclf.datasets import ImageSet, load_dataset
-from diffclf.datasets.world import COLOURS, ITEMS, caption_single
 from diffclf.experiments.e04_adaptive_pruning import schedule_label
 from diffclf.experiments.sweep import Outcome, Sweep
 from diffclf.models.protocol import DiffusionModel
@@ -36,7 +35,7 @@ from diffclf.trials import BLOCK
 
 __all__ = ["CAUTIOUS", "FAMILIES", "Study", "calibrated", "choose", "contrasts", "control_rows", "cost_as_signal"]
 __all__ += ["equal_cost_rows", "evaluations", "families", "fixed_schedules", "grow", "growth", "growth_rows", "halving"]
-__all__ += ["known", "label", "label_tree", "middling_race", "open_sweep", "panels", "reading", "strongest", "study"]
+__all__ += ["label", "middling_race", "open_sweep", "panels", "reading", "strongest", "study"]
 
 CAUTIOUS = 4.0
 """Threshold of the reference race, in standard errors."""
@@ -67,24 +66,9 @@ def evaluations(settings: Mapping[str, Any]) -> int:
     return total + sum(size["images"] * (10 * size["classes"] + 8 * 96) for size in settings["growth"].values())
 
 
-def label_tree(data: ImageSet) -> dict[str, list[str]]:
-    """Return the label tree of an embedded set, prompt of a node -> class names; empty where there is none.
-
-    Coloured items lie below their items. Pairs lie below their left object, whose prompt is an unfinished caption.
-    """
-    if data.name == "mini-coloured-items":
-        return {caption_single(item): [f"{colour} {item}" for colour in COLOURS] for item in ITEMS}
-    if not data.name.endswith("-pairs"):
-        return {}
-    tree: dict[str, list[str]] = {}
-    for name in data.classnames:
-        tree.setdefault(f"a {name.partition(',')[0]} to the left of a", []).append(name)
-    return tree
-
-
 def open_sweep(bank: Callable[..., ErrorBank], model: DiffusionModel, data: ImageSet, n_trials: int) -> Sweep:
     """Return a sweep over images on the trials of a race; `bank` is as `Workbook.bank`."""
-    nodes = list(label_tree(data)) if model.labels is None else []
+    nodes = list(data.tree) if model.labels is None else []
     trials = Racing(n_trials).trial_list(len(model.schedule))
     return Sweep(bank(model, [*data.prompts_for(model), *nodes], trials, losses=("l2",)), data)
 
@@ -113,15 +97,15 @@ def families(race: Racing, data: ImageSet, most: float, scorer: Callable | None,
         scorer: draws up shortlists; None: no shortlists.
         k: classes on a shortlist.
     """
-    n_classes, tree = len(data.classnames), label_tree(data)
+    n_classes = len(data.classnames)
     races = [replace(race, threshold=z) for z in sorted(THRESHOLDS)]
     found: dict[str, list[Strategy]] = {
         FAMILIES[0]: [Staged((n,), (1,), "random") for n in LADDER if n <= race.trials and n * n_classes <= 2 * most],
         FAMILIES[1]: fixed_schedules(n_classes, race.trials, most),
         FAMILIES[2]: races,
     }
-    if tree:
-        found[FAMILIES[3]] = [Hierarchical(tree, then=race, race=race) for race in races]
+    if data.tree:
+        found[FAMILIES[3]] = [Hierarchical(data.tree, then=race, race=race) for race in races]
     if scorer is not None:
         found[FAMILIES[4]] = [Shortlist(k, scorer, race) for race in races]
     return found
@@ -312,13 +296,13 @@ def grow(
     for dataset, size in settings["growth"].items():
         data = load_dataset(dataset, n_images=size["images"])
         own = studies.get(dataset) or list(studies.values())[-1]
-        sweep, tree = open_sweep(bank, model, data, settings["race_trials"]), label_tree(data)
+        sweep = open_sweep(bank, model, data, settings["race_trials"])
         staged, race = own.chosen[FAMILIES[1]], own.race
         tried: dict[str, Strategy] = {"staged": staged, "race": race}
-        if tree:
+        if data.tree:
             levels = replace(race, trials=staged.trials[-1])
-            tried["label tree + staged"] = Hierarchical(tree, then=staged, race=levels)
-            tried["label tree + race"] = Hierarchical(tree, then=race, race=race)
+            tried["label tree + staged"] = Hierarchical(data.tree, then=staged, race=levels)
+            tried["label tree + race"] = Hierarchical(data.tree, then=race, race=race)
         for name, strategy in tried.items():
             found.setdefault(name, {})[len(data.classnames)] = sweep.run(strategy, f"{dataset}, {name}")
     return found
@@ -343,22 +327,16 @@ def growth(
     common = sorted(set.intersection(*(set(own) for own in found.values())))
     if len(common) < 2:
         return {}
-    rng, slopes = np.random.default_rng(0), {}
-    draws = {n: rng.integers(len(some), size=(n_resamples, len(some))) for n, some in _spent(found, common).items()}
+    rng, slopes, sizes = np.random.default_rng(0), {}, [len(next(iter(found.values()))[n].spent) for n in common]
+    draws = [rng.integers(size, size=(n_resamples, size)) for size in sizes]
     for name, own in found.items():
         spent = [own[n].spent for n in common]
         means = np.array([each.mean() for each in spent])
-        resampled = np.stack([each[draws[n]].mean(axis=1) for n, each in zip(common, spent, strict=True)], axis=1)
+        resampled = np.stack([each[drawn].mean(axis=1) for each, drawn in zip(spent, draws, strict=True)], axis=1)
         slopes[name] = np.append(_slopes(common, means), _slopes(common, resampled))
-    base, n = slopes.get(minus, 0), sum(own.shape[1] for own in draws.values())
+    base = slopes.get(minus, 0)
     differences = {name: own - base for name, own in slopes.items() if name != minus}
-    return {name: percentiles(float(d[0]), d[1:], level, n) for name, d in differences.items()}
-
-
-def _spent(found: Mapping[str, Mapping[int, Outcome]], common: Sequence[int]) -> dict[int, NDArray[np.int64]]:
-    """Return number of classes -> evaluations of the first strategy on each image."""
-    first = next(iter(found.values()))
-    return {n: first[n].spent for n in common}
+    return {name: percentiles(float(d[0]), d[1:], level, sum(sizes)) for name, d in differences.items()}
 
 
 def growth_rows(found: Mapping[str, Mapping[int, Outcome]]) -> dict[str, dict[str, Any]]:
@@ -447,17 +425,6 @@ def halving(data: ImageSet, n_trials: int) -> Staged:
     return Staged(tuple(trials), (*keep, 1), "random")
 
 
-def known(studies: Mapping[str, Study], found: Mapping[str, Mapping[int, Outcome]]) -> int:
-    """Return the evaluations that the test images cost, each entry counted once."""
-    tested = sum(int((~np.isnan(own.test.tables)).sum()) for own in studies.values())
-    return tested + sum(int(max(own[n].spent.sum() for own in found.values() if n in own)) for n in _sizes(found))
-
-
-def _sizes(found: Mapping[str, Mapping[int, Outcome]]) -> list[int]:
-    """Return all numbers of classes, increasing."""
-    return sorted({n for own in found.values() for n in own})
-
-
 def reading(studies: Mapping[str, Study], found: Mapping[str, Mapping[int, Outcome]]) -> list[str]:
     """Return what the tables say, in sentences."""
     said = []
@@ -468,6 +435,7 @@ def reading(studies: Mapping[str, Study], found: Mapping[str, Mapping[int, Outco
         words = "told apart" if gap.low > 0 or gap.high < 0 else "not told apart"
         said += [
             f"{name}: the race needs {race.cost:.0f} of {full:,} evaluations, {full / race.cost:.1f} times fewer;",
+            f"  its first round takes {100 * BLOCK * len(own.test.data.classnames) / race.cost:.0f}% of them;",
             f"  race and staged are {words} at equal cost ({gap:.1f} points; {staged.cost:.0f} evaluations staged);",
             f"  a right decision costs less than a wrong one {100 * cost_as_signal(own):.0f}% of the time.",
         ]

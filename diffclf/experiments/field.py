@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from diffclf.baselines.supervised import SupervisedClassifier, load_supervised
 from diffclf.datasets.imageset import ImageSet
 from diffclf.experiments.accuracy import accuracies
-from diffclf.experiments.e04_adaptive_pruning import decisions
-from diffclf.experiments.tasks import TaskRun
+from diffclf.experiments.sweep import Outcome
 from diffclf.stats import Estimate, mean, paired_difference
 
 __all__ = ["Field", "load_networks", "network_field", "short", "whole_field"]
@@ -74,12 +73,12 @@ def network_field(networks: Mapping[str, SupervisedClassifier], data: ImageSet) 
     return Field(data.labels, data.groups, {name: network.predict(data) for name, network in networks.items()})
 
 
-def whole_field(dit: str, runs: Sequence[TaskRun], networks: Field) -> Field:
+def whole_field(dit: str, runs: Sequence[Outcome], networks: Field) -> Field:
     """Return the answers of the DiT, once for each noise seed (runs), and of the networks, repeated for each seed.
 
     The images of the runs are the first ones of the networks' field.
     """
     n = len(runs[0].right)
-    chosen = {short(dit): np.concatenate([decisions(run.tables) for run in runs])}
+    chosen = {short(dit): np.concatenate([run.chosen for run in runs])}
     chosen |= {name: np.tile(found[:n], len(runs)) for name, found in networks.chosen.items()}
     return Field(np.tile(networks.labels[:n], len(runs)), np.tile(networks.groups[:n], len(runs)), chosen)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from diffclf.bank import ErrorBank
 from diffclf.baselines.supervised import SupervisedClassifier
 from diffclf.datasets.imageset import ImageSet
-from diffclf.experiments.tasks import run_task
+from diffclf.experiments.sweep import run_once
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning import Strategy
 from diffclf.stats import Estimate, mean, paired_difference, proportion
@@ -137,7 +137,7 @@ def ask(
     def right(model: DiffusionModel, data: ImageSet, name: str) -> NDArray[np.bool_]:
         trials = strategy.trial_list(len(model.schedule))
         source = bank(model, data.prompts_for(model), trials, losses=("l2",))
-        return run_task(source, data, strategy, f"{name}, {data.name}").right
+        return run_once(source, data, strategy, f"{name}, {data.name}").right
 
     found = []
     for data in (agree, disagree):

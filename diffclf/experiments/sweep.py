@@ -1,7 +1,7 @@
-"""Many strategies on the same images, trials and noise; what two of them ask for is computed once.
+"""Strategies on the images of a data set: one of them, or many on the same trials and noise.
 
-A bank holds one error table per image. A strategy is run on the stored tables. Where a table lacks an entry that the
-strategy asks for, the entry is computed and stored.
+A bank holds one error table per image. A sweep runs a strategy on the stored tables; where a table lacks an entry that
+the strategy asks for, the entry is computed and stored. So what two strategies ask for is computed once.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from diffclf.search import search
 from diffclf.stats import Estimate
 from diffclf.trials import image_key
 
-__all__ = ["Outcome", "Sweep"]
+__all__ = ["Outcome", "Sweep", "run_once"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,15 @@ class Outcome:
     def accuracy(self, groups: NDArray) -> Estimate:
         """Return the accuracy in points; groups (n,) are the photographs that the images were made of."""
         return 100 * accuracies(self.right[:, None], groups)[0]
+
+
+def run_once(bank: ErrorBank, data: ImageSet, strategy: Strategy, desc: str = "images") -> Outcome:
+    """Run one strategy among the classes of a data set, whose prompts are the bank's; no table is kept in memory."""
+    names, chosen, spent = data.classnames, [], []
+    for table in search(bank, data.images, strategy.prepare(bank.model, names), classnames=names, desc=desc):
+        chosen.append(prompt_scores(table.errors).argmax())
+        spent.append(table.n_evaluations)
+    return Outcome(np.array(chosen), np.array(chosen) == data.labels, np.array(spent))
 
 
 class Sweep:
