@@ -149,11 +149,20 @@ def test_half_precision_only_rounds(stand_ins, monkeypatch, half_precision):
     assert not np.array_equal(errors["float16"], errors["float32"])
 
 
+def with_solutions(tmp_path):
+    """Return a copy of the notebooks whose paper profile runs the solutions, too."""
+    folder = shutil.copytree(notebooks_dir(), tmp_path / "notebooks")
+    common = (folder / "common.yaml").read_text()
+    (folder / "common.yaml").write_text(common.replace("solutions: false", "solutions: true"))
+    return folder
+
+
 @pytest.mark.slow
 def test_the_notebooks_of_stable_diffusion_and_the_report(stand_ins, listener, tmp_path):
-    folder = tmp_path / "reports" / "paper"
+    folder, notebooks = tmp_path / "reports" / "paper", str(with_solutions(tmp_path))
     arguments = ["--only", "0,1,2,3,4", *given(stand_ins, seed=3, **SIZES)]
-    done = run_cli(listener, tmp_path, *arguments, DIFFCLF_REPORTS=str(folder.parent), DIFFCLF_SOLUTIONS="1")
+    variables = {"DIFFCLF_REPORTS": str(folder.parent), "DIFFCLF_NOTEBOOKS": notebooks}
+    done = run_cli(listener, tmp_path, *arguments, **variables)
     names = [path.stem for path in choose()][:5]
     check_run(done, folder, stand_ins, listener, names, "float32")
     assert {name: judged(folder, name).keys() for name in names} == {name: read_claims(name).keys() for name in names}
@@ -179,7 +188,7 @@ def test_the_notebooks_of_stable_diffusion_and_the_report(stand_ins, listener, t
 @pytest.fixture
 def class_notebooks(stand_ins, class_stand_ins, tmp_path):
     """A copy of the notebooks whose paper profile has stand-ins for DiT-XL/2, its opponents and its data sets."""
-    folder = shutil.copytree(notebooks_dir(), tmp_path / "notebooks")
+    folder = with_solutions(tmp_path)
     network, sets = class_stand_ins["networks"][0], class_stand_ins["sets"]
     dit = {"model": class_stand_ins["class_model"], "dataset": class_stand_ins["class_dataset"], "n_classes": 4}
     twin = str(shutil.copytree(network, tmp_path / "resnet-2"))
@@ -208,7 +217,7 @@ def class_notebooks(stand_ins, class_stand_ins, tmp_path):
 def test_the_notebooks_of_class_conditional_models(class_notebooks, class_stand_ins, listener, tmp_path):
     folder = tmp_path / "reports" / "paper"
     variables = {"DIFFCLF_NOTEBOOKS": str(class_notebooks), "DIFFCLF_REPORTS": str(folder.parent)}
-    done = run_cli(listener, tmp_path, "--only", "5,9,10", **variables, DIFFCLF_SOLUTIONS="1")
+    done = run_cli(listener, tmp_path, "--only", "5,9,10", **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     with pytest.raises(BlockingIOError):  # nobody has asked the network
         listener.accept()

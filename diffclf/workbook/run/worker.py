@@ -59,7 +59,7 @@ def execute(job: dict[str, Any], state: Path) -> str:
                 execution_timeout=job["timeout_s"],
                 autosave_cell_every=30,
                 on_cell_start=announce,
-                skip_cells_with_tag="" if job["solutions"] or os.environ.get("DIFFCLF_SOLUTIONS") else "solution",
+                skip_cells_with_tag="" if job["solutions"] else "solution",
                 config=Config({"KernelManager": transport}),
             )
         except papermill.PapermillExecutionError as error:
