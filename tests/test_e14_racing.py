@@ -64,7 +64,7 @@ def test_staged_candidates_come_by_cost_each_once_within_the_limit():
 
 def test_the_cheapest_candidate_that_loses_at_most_a_point_is_chosen():
     reference = outcome([1] * 100, 500), outcome([1] * 100, 500)
-    right = {"bad": 90, "lucky": 99, "good": 100, "dear": 100}
+    right = {"bad": 98, "lucky": 99, "good": 100, "dear": 100}
     first = {
         name: outcome([1] * n + [0] * (100 - n), cost)
         for (name, n), cost in zip(right.items(), (1, 2, 3, 4), strict=True)
@@ -77,14 +77,20 @@ def test_the_cheapest_candidate_that_loses_at_most_a_point_is_chosen():
     assert e14.choose(none, second, reference) == "bad", "where none passes, the most accurate"
 
 
+def test_the_front_has_no_candidate_that_a_cheaper_one_equals():
+    found = {"a": outcome([1, 0, 0], 1), "b": outcome([1, 0, 0], 2), "c": outcome([1, 1, 0], 3)}
+    found |= {"d": outcome([1, 0, 0], 4), "e": outcome([1, 1, 1], 3)}
+    assert e14._front(found) == ["a", "e"], "e costs what c costs and is better"
+
+
 def test_calibration_stops_at_the_first_threshold_that_drops_too_many():
     def run(race):
-        n_dropped = 0 if race.threshold >= 2.4 else 3 if race.threshold >= 1.8 else 20
+        n_dropped = 0 if race.threshold >= 2.4 else 4 if race.threshold >= 1.8 else 5  # the bound of 5 is 1.05%
         return outcome(np.ones(1000), 1, np.append(np.ones(n_dropped), np.zeros(1000 - n_dropped)))
 
     reference = outcome(np.ones(1000), 1, np.zeros(1000))
     race, dropped, n = e14.calibrated(Racing(), [SimpleNamespace(run=run)], [reference])
-    assert (race.threshold, dropped, n) == (1.8, 3, 1000)
+    assert (race.threshold, dropped, n) == (1.8, 4, 1000)
     few = outcome(np.ones(10), 1, np.zeros(10))
     kept = e14.calibrated(Racing(threshold=2.2), [SimpleNamespace(run=lambda race: few)], [few])
     assert kept[0].threshold == 2.2, "ten images can bound nothing"

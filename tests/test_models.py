@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -15,6 +16,7 @@ from diffclf.models import Conditioning, DiffusionModel, ModelError, Unsupported
 from diffclf.models.dit import class_labels
 from diffclf.models.gaussian import GaussianMixtureModel
 from diffclf.models.latent import noise_schedule
+from diffclf.models.operations import count_operations
 from diffclf.models.stable_diffusion import StableDiffusionModel
 from diffclf.schedule import NoiseSchedule
 from diffclf.trials import Trials
@@ -365,3 +367,10 @@ def test_fingerprint_of_a_mixture_is_that_of_all_its_settings():
     settings = [{}, {"schedule": FLOW}, {"schedule": NoiseSchedule.linear(1000, "v_prediction")}]
     settings += [{"schedule": NoiseSchedule.linear(500)}, {"classes": [0, 1, 1, 2]}]
     assert len({mixture(**each).fingerprint for each in settings}) == len(settings)
+
+
+def test_a_multiply_add_counts_as_two_operations():
+    layer = torch.nn.Linear(4, 8, bias=False)
+    model = SimpleNamespace(latent_shape=(3, 4), device="cpu", dtype=torch.float32, labels=None)
+    model.encode_prompts, model.denoise = len, lambda x_t, t, cond: layer(x_t)
+    assert count_operations(model) == 2 * 3 * 4 * 8
