@@ -10,6 +10,7 @@ from diffclf.commands.main import main
 from diffclf.commands.reference import QUESTIONS, results_table, with_results
 from diffclf.files import write_json
 from diffclf.workbook import results
+from diffclf.workbook.display import how_judged
 from diffclf.workbook.provenance import environment
 from diffclf.workbook.results import copy_reference
 from diffclf.workbook.settings import CHECKOUT, reports_dir
@@ -109,6 +110,14 @@ def test_results_table_has_a_row_per_judged_claim(tmp_path):
     number = "−0.0500 [−∞, 1] points"
     assert empty == "" and missing.startswith("Not in the reference run: 00_start_here, 01_")
     assert rows == [f"| {QUESTIONS['staged-not-worse']} | 2.50 points | {number} | ✓ holds in the mini world |"]
+
+
+def test_notes_end_with_a_full_stop():
+    found = {"direction": "greater", "level": 0.95, "covers": ["images"], "n": 10, "margin": 1}
+    for note, detail in (("read from Figure 3", "10 of 12"), ("read from Figure 3.", "10 of 12.")):
+        told = how_judged({**make_claim("one"), **found, "paper_note": note, "detail": detail})
+        assert told.endswith(" read from Figure 3. 10 of 12.")
+    assert how_judged({**make_claim("one"), **found, "paper_note": "", "detail": ""}).endswith("images, n = 10.")
 
 
 def test_results_replace_what_stands_between_the_markers():

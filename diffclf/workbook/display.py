@@ -137,12 +137,14 @@ def how_judged(record: Mapping[str, Any]) -> str:
     """Return what a claim estimates, its rule, and what its interval covers; see `claims.claim_record`."""
     m = f"{number(record['margin'])} {record['unit']}"
     n = "" if record["n"] is None else f", n = {number(record['n'])}"
-    return (
-        f"{record['estimates'][:1].upper()}{record['estimates'][1:]}. "
-        f"Holds if the interval {_RULES[record['direction']]}{m}. "
-        f"{number(100 * record['level'])}% interval over {' and '.join(record['covers'])}{n}. "
-        f"{record['paper_note']} {record['detail']}"
-    ).strip()
+    sentences = [
+        f"{record['estimates'][:1].upper()}{record['estimates'][1:]}",
+        f"Holds if the interval {_RULES[record['direction']]}{m}",
+        f"{number(100 * record['level'])}% interval over {' and '.join(record['covers'])}{n}",
+        record["paper_note"],
+        record["detail"],
+    ]
+    return " ".join(f"{sentence.removesuffix('.')}." for sentence in sentences if sentence)
 
 
 def lean(record: Mapping[str, Any]) -> str:
