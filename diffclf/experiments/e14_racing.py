@@ -436,7 +436,7 @@ def reading(studies: Mapping[str, Study], found: Mapping[str, Mapping[int, Outco
         said += [
             f"{name}: the race needs {race.cost:.0f} of {full:,} evaluations, {full / race.cost:.1f} times fewer;",
             f"  its first round takes {100 * BLOCK * len(own.test.data.classnames) / race.cost:.0f}% of them;",
-            f"  race and staged are {words} at equal cost ({gap:.1f} points; {staged.cost:.0f} evaluations staged);",
+            f"  race minus staged: {gap:.1f} points, {words}; the staged strategy needs {staged.cost:.0f} evaluations;",
             f"  a right decision costs less than a wrong one {100 * cost_as_signal(own):.0f}% of the time.",
         ]
     for name, own in found.items():
