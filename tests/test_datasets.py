@@ -12,15 +12,16 @@ from PIL import Image
 
 from diffclf.baselines.nearest_mean import learn_nearest_mean
 from diffclf.datasets import ImageSet, load_dataset
-from diffclf.datasets.embedded import CAPTION_SETS, CLASS_SETS, PAIR_SETS
+from diffclf.datasets.embedded import CAPTION_SETS, CLASS_SETS, ITEM_SETS, PAIR_SETS
 from diffclf.datasets.folder import ClassFolder, unreadable
 from diffclf.datasets.imagenet import IMAGENET_A, OBJECTNET
 from diffclf.datasets.photos import load_photos
-from diffclf.datasets.world import COLOURS, ITEMS, OPPOSITE, held_out_mask
+from diffclf.datasets.world import COLOURS, HELD_OUT, ITEMS, OPPOSITE, held_out_mask
 from diffclf.images import load_images, to_pixels
 
 NAMES = list(COLOURS)
 TINTS = np.array(list(COLOURS.values()), dtype=float)
+SOME_ITEMS = (*ITEM_SETS, "mini-held-out", "mini-bag-pairs")  # sets that leave out images of some items
 RESAMPLED = ("mini-v2", "mini-o")  # their last bits may depend on the release of Pillow
 
 
@@ -105,21 +106,41 @@ def test_a_label_tree_has_every_class_once():
 @pytest.mark.parametrize("name", [*CLASS_SETS, *CAPTION_SETS])
 def test_a_smaller_set_is_a_prefix_and_a_seed_another_choice(name):
     whole, small = load_dataset(name), load_dataset(name, n_images=7)
-    n = {"mini-v2": 1000, "mini-bag-pairs": len(whole)}.get(name, 2000)
+    n = len(whole) if name in SOME_ITEMS else {"mini-v2": 1000}.get(name, 2000)
     assert len(whole) == len(whole.images) == n > 100
     for column in ("labels", "images", "groups", "captions"):
         if getattr(whole, column) is not None:
             np.testing.assert_array_equal(getattr(whole, column)[:7], getattr(small, column))
     assert (load_dataset(name, n_images=50, seed=1).groups != whole.groups[:50]).any()
     if name in set(CLASS_SETS) - set(PAIR_SETS):
-        assert sorted(whole.groups.tolist()) == list(range(n))
+        assert len(set(whole.groups)) == n
+        assert name in SOME_ITEMS or sorted(whole.groups.tolist()) == list(range(n))
+
+
+def test_sets_of_similar_items_have_all_their_images_and_classes_only():
+    photos, labels = load_photos("test")
+    for name, items in ITEM_SETS.items():
+        data = load_dataset(name)
+        assert data.classnames == items and set(data.labels) == set(range(len(items)))
+        assert [data.classnames[label] for label in data.labels] == [ITEMS[labels[group]] for group in data.groups]
+        assert len(data) == np.isin(labels, [ITEMS.index(item) for item in items]).sum()
+        assert data.prompts == {item: f"a photo of a {item}" for item in items}
+
+
+def test_sets_of_colours_and_of_held_out_combinations():
+    colours, both = load_dataset("mini-colours", "tune", 50), load_dataset("mini-coloured-items", "tune", 50)
+    np.testing.assert_array_equal(colours.images, both.images)
+    assert [colours.classnames[c] for c in colours.labels] == [both.classnames[b].split()[0] for b in both.labels]
+    held_out = load_dataset("mini-held-out", "tune")
+    assert {held_out.classnames[label] for label in held_out.labels} == {" ".join(pair) for pair in HELD_OUT}
+    assert held_out.prompts == both.prompts and held_out.tree == both.tree
 
 
 def test_the_test_images_are_fixed():
     """Reported numbers rest on these images; a change of the random streams would silently change them."""
     digests = {}
     for name in set(CLASS_SETS + CAPTION_SETS) - set(RESAMPLED):
-        data = load_dataset(name, n_images=200 if name in PAIR_SETS else 1000)
+        data = load_dataset(name, n_images=200 if name in (*PAIR_SETS, *SOME_ITEMS) else 1000)
         content = data.labels.tobytes() + data.groups.tobytes() + repr(data.captions).encode()
         content += b"" if data.captions else np.stack(data.images).tobytes()
         digests[name] = hashlib.sha256(content).hexdigest()[:12]
@@ -128,6 +149,10 @@ def test_the_test_images_are_fixed():
         "mini-pairs": "244f2c8f9317",
         "mini-bag-pairs": "c6ac56b23ace",
         "mini-coloured-items": "0f62d587e5a0",
+        "mini-colours": "eeac598ba487",
+        "mini-held-out": "7e01a214ed4b",
+        "mini-footwear": "6cf63946d241",
+        "mini-tops": "2661f82e7384",
         "mini-own-colour": "bea1b95d9c82",
         "mini-other-colour": "fc326e632f11",
         "mini-colour": "f950ef1e4bfc",

@@ -4,6 +4,10 @@ Class sets have one tinted photograph per image and a prompt per class:
 
     mini-items            10 classes, "a photo of a sneaker", in colours seen with the item in training
     mini-coloured-items   60 classes, "a photo of a red sneaker", held-out combinations included
+    mini-held-out         the same 60 classes, images of held-out combinations only
+    mini-colours          6 classes, "a photo of a red", an unfinished caption that leaves the item open
+    mini-footwear         3 classes of mini-items that look alike, and its images of them
+    mini-tops             5 classes of mini-items that look alike, and its images of them
 
 Two sets show two objects side by side; their classes are the left and the right one, each among the 60 coloured items:
 
@@ -28,6 +32,8 @@ measure what a model knows of colour, binding and relation, and play the part of
     mini-relation         two objects, the true caption and the one with the opposite relation (left - right, ...)
 """
 
+from collections.abc import Collection
+
 import numpy as np
 
 from diffclf.datasets import world
@@ -40,7 +46,13 @@ __all__ = ["CAPTION_SETS", "CLASS_SETS", "PAIR_SETS", "load_embedded"]
 
 SHIFTED_SETS = ("mini-v2", "mini-o", "mini-own-colour", "mini-other-colour")
 PAIR_SETS = ("mini-pairs", "mini-bag-pairs")
-CLASS_SETS = ("mini-items", "mini-coloured-items", *PAIR_SETS, *SHIFTED_SETS)
+ITEM_SETS = {
+    "mini-footwear": ("sandal", "sneaker", "boot"),
+    "mini-tops": ("t-shirt", "pullover", "dress", "coat", "shirt"),
+}
+"""Sets of similar items, by name."""
+COLOUR_SETS = ("mini-coloured-items", "mini-held-out", "mini-colours")
+CLASS_SETS = ("mini-items", *ITEM_SETS, *COLOUR_SETS, *PAIR_SETS, *SHIFTED_SETS)
 CAPTION_SETS = ("mini-colour", "mini-binding", "mini-relation")
 BLOCK = 1000  # pairs are drawn in blocks of this size, so that a smaller set is the beginning of a larger one
 
@@ -62,11 +74,11 @@ def load_embedded(name: str, split: str = "test", n_images: int | None = None, s
     photos, labels = load_photos("v2" if (name, split) == ("mini-v2", "test") else split)
     if name in PAIR_SETS:
         return _pairs(name, photos, labels, n_images, seed)
-    n_images = n_taken(n_images, len(labels))
     if name in ("mini-binding", "mini-relation"):
-        scenes = _sample_pairs(labels, n_images, seed)
+        scenes = _sample_pairs(labels, n_taken(n_images, len(labels)), seed)
     else:
-        scenes = _singles(labels, seed, _allowed_colours(name))[:n_images]
+        scenes = _singles(labels, seed, _allowed_colours(name), ITEM_SETS.get(name, ITEMS))
+        scenes = scenes[: n_taken(n_images, len(scenes))]
     images, groups = list(world.render(scenes, photos)), scenes["photo"][:, 0]
     if name == "mini-v2":
         images = recollect(images)
@@ -76,13 +88,18 @@ def load_embedded(name: str, split: str = "test", n_images: int | None = None, s
         pairs = zip(world.named_objects(scenes), scenes["layout"], strict=True)
         captions = [_captions(name, *objects, LAYOUTS[layout]) for objects, layout in pairs]
         return ImageSet(name, images, np.zeros(len(images), dtype=np.int64), (), {}, groups, captions)
-    classes = scenes["item"][:, 0]
-    if name != "mini-coloured-items":
-        prompts = {item: caption_single(item) for item in ITEMS}
+    item, colour = scenes["item"][:, 0], scenes["colour"][:, 0]
+    tree: dict[str, list[str]] = {}
+    if name == "mini-colours":
+        classes, prompts = colour, {c: f"a photo of a {c}" for c in COLOURS}
+    elif name in COLOUR_SETS:
+        classes = colour * len(ITEMS) + item
+        prompts = {f"{c} {i}": caption_single(i, c) for c in COLOURS for i in ITEMS}
+        tree = {caption_single(i): [f"{c} {i}" for c in COLOURS] for i in ITEMS}
     else:
-        prompts = {f"{colour} {item}": caption_single(item, colour) for colour in COLOURS for item in ITEMS}
-        classes = scenes["colour"][:, 0] * len(ITEMS) + classes
-    tree = {} if name != "mini-coloured-items" else {caption_single(i): [f"{c} {i}" for c in COLOURS] for i in ITEMS}
+        asked = ITEM_SETS.get(name, ITEMS)
+        classes = np.searchsorted([ITEMS.index(i) for i in asked], item)
+        prompts = {i: caption_single(i) for i in asked}
     return ImageSet(name, images, classes, tuple(prompts), prompts, groups, tree=tree)
 
 
@@ -120,14 +137,21 @@ def _allowed_colours(name: str) -> np.ndarray:
     """Return (6 colours, 10 items) bool, which colours the items of a set may have."""
     if name in ("mini-own-colour", "mini-other-colour"):
         return world.own_colour_mask() == (name == "mini-own-colour")
-    seen = ~world.held_out_mask()
-    return seen if name in ("mini-items", "mini-v2", "mini-o") else np.ones_like(seen)
+    held_out = world.held_out_mask()
+    if name == "mini-held-out":
+        return held_out
+    return ~held_out if name in ("mini-items", *ITEM_SETS, "mini-v2", "mini-o") else np.ones_like(held_out)
 
 
-def _singles(labels: np.ndarray, seed: int, allowed: np.ndarray) -> np.ndarray:
-    """Return a scene of each photograph in random order, in colours that `allowed` (6 colours, 10 items) has."""
+def _singles(labels: np.ndarray, seed: int, allowed: np.ndarray, items: Collection[str]) -> np.ndarray:
+    """Return a scene of each photograph of these items in random order, in colours that `allowed` (6, 10) has.
+
+    An item without any allowed colour is left out.
+    """
     rng = np.random.default_rng([seed, 5])
     photo = rng.permutation(len(labels))
+    wanted = allowed.any(axis=0) & np.isin(ITEMS, list(items))
+    photo = photo[wanted[labels[photo]]]
     colour = world.draw_colours(labels[photo], allowed, rng)
     return world.make_scenes(np.stack([photo] * 2, 1), labels, np.stack([colour] * 2, 1), np.full(len(photo), -1))
 
