@@ -4,9 +4,9 @@ The classifier works with scikit-learn's tools (`clone`, `cross_val_score`, `Gri
 """
 
 import inspect
+import math
 import os
 from collections.abc import Iterator
-from math import inf
 from numbers import Integral
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from diffclf.models.protocol import DiffusionModel
 from diffclf.prompts import Prompts, check_texts, label_indices, nfc, resolve_prompts
 from diffclf.pruning import Racing, Round, Strategy
 from diffclf.search import ErrorSource, search, stack_rows, watch
+from diffclf.temperature import fit_temperature
 
 __all__ = ["DiffusionClassifier"]
 
@@ -34,7 +35,7 @@ class DiffusionClassifier:
         pruning: the strategy; None: `Racing()`, with the model's calibrated threshold where it has one.
         loss: the error that decides: "l2", "l1", "huber", and "vlb" or "l2+vlb" where the variance is learned.
         batch_size: denoiser evaluations per forward pass; None chooses.
-        temperature: of `predict_proba`; 1 is Eq. 6 as printed.
+        temperature: of `predict_proba`; 1 is Eq. 6 as printed, `calibrate` fits it.
 
     Attributes:
         classes_: (n_classes,) class names, in the order given. scikit-learn's scorers of probabilities, like
@@ -65,7 +66,7 @@ class DiffusionClassifier:
         _check_types(model, pruning, seed)
         queries, self._classnames = resolve_prompts(prompts, model.labels)
         check_losses([loss], model.learns_variance)
-        if not 0 < temperature < inf:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
         self.strategy_ = (pruning or Racing()).prepare(model, self._classnames)
         self.strategy_.evaluations(len(queries), len(model.schedule))  # raises for a budget that is too small
@@ -115,6 +116,20 @@ class DiffusionClassifier:
         if unknown := sorted(set([] if labels is None else _names(labels)) - set(self.classes_.tolist())):
             raise ValueError(f"labels must be among the {len(self.classes_)} classes, got {unknown[0]!r}")
         return self
+
+    def calibrate(self, images: object, labels: object) -> Self:
+        """Fit the temperature of `predict_proba` to images with labels, and keep it as the parameter `temperature`.
+
+        No class changes, only the probabilities. Use images that no accuracy or calibration is measured on.
+
+        Raises:
+            ValueError: as `diffclf.temperature.fit_temperature`, or a label that is no class.
+        """
+        self.fit(images, labels)
+        names = _names(labels)
+        scores = self.decision_function(images) * math.prod(self.model.latent_shape)
+        positions = [self.classes_.tolist().index(name) for name in names]
+        return self.set_params(temperature=fit_temperature(scores, positions))
 
     def predict(self, images: object) -> NDArray[np.str_]:
         """Return (n_images,) class names. Images: PIL images, paths, arrays or tensors, one or many."""

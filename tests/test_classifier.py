@@ -1,5 +1,6 @@
 """The classifier's interface: the shape of answers, a table that anyone can recompute, scikit-learn's tools."""
 
+import math
 import pickle
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from test_search import noise_images
 from tiny import DIT_LABELS
 
 from diffclf import DiffusionClassifier, Exhaustive, Hierarchical, Racing, Staged
+from diffclf.datasets import load_dataset
+from diffclf.temperature import fit_temperature
 
 PROMPTS = {"sneaker": "a photo of a sneaker", "bag": ["a photo of a bag", "a bag"], "coat": "a coat"}
 FEW = Exhaustive(6)
@@ -60,6 +63,21 @@ def test_a_class_scores_as_its_best_prompt_and_a_row_is_a_prompt(tiny_sd):
     np.testing.assert_allclose(table.scores(), [-means[0], -min(means[1:3]), -means[3]], rtol=1e-6)
     assert repr(table) == "ErrorTable(4 prompts x 6 trials, 24 evaluations, loss='l2')"
     assert repr(clf).endswith(", 3 classes, pruning=Exhaustive(n=6, repeats=1), loss='l2', seed=0)")
+
+
+def test_calibration_changes_probabilities_and_no_class(mini_sd):
+    data = load_dataset("mini-tops", "tune", 30)
+    printed = DiffusionClassifier(mini_sd, data.prompts, pruning=Exhaustive(4))
+    names = np.array(data.classnames)[data.labels]
+    fitted = clone(printed).calibrate(data.images, names)
+    assert fitted.temperature != 1 and printed.temperature == 1 and clone(fitted).temperature == fitted.temperature
+    np.testing.assert_array_equal(fitted.predict(data.images), printed.predict(data.images))
+    loss = [-np.log(c.predict_proba(data.images)[np.arange(30), data.labels]).mean() for c in (printed, fitted)]
+    assert loss[1] < loss[0]
+    scores = printed.decision_function(data.images) * math.prod(mini_sd.latent_shape)
+    assert fitted.temperature == fit_temperature(scores, data.labels)
+    with pytest.raises(ValueError, match="labels must be among the 5 classes, got 'bag'"):
+        printed.calibrate(data.images[:1], ["bag"])
 
 
 def test_temperature_softens_and_seed_changes_the_noise(tiny_sd):
