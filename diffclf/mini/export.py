@@ -10,13 +10,13 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel, PreTrainedModel, ViTImageProcessorPil
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTextModel, PreTrainedModel, ViTImageProcessorPil
 
 from diffclf.files import write_json
 from diffclf.mini.latents import build_scheduler
 from diffclf.mini.tokenizer import build_tokenizer
 
-__all__ = ["export_classifier", "export_dit", "export_stable_diffusion", "export_version"]
+__all__ = ["export_classifier", "export_clip", "export_dit", "export_stable_diffusion", "export_version"]
 
 
 def _save_text_encoder(text_encoder: CLIPTextModel, folder: Path) -> None:
@@ -68,3 +68,14 @@ def export_classifier(network: PreTrainedModel, folder: Path) -> None:
     copy.deepcopy(network).half().save_pretrained(folder)
     size = network.config.image_size if hasattr(network.config, "image_size") else 32
     ViTImageProcessorPil(size={"height": size, "width": size}).save_pretrained(folder)
+
+
+def export_clip(model: CLIPModel, folder: Path) -> None:
+    """Write a copy of a CLIP in half precision, its preprocessing and its tokenizer, in transformers' format."""
+    copy.deepcopy(model).half().save_pretrained(folder)
+    side, half = model.config.vision_config.image_size, [0.5] * 3
+    CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_mean=half, image_std=half
+    ).save_pretrained(folder)
+    build_tokenizer(folder).save_pretrained(folder)
+    build_tokenizer(folder)  # save_pretrained removes the files that older releases read

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from PIL.Image import Image
 
 from diffclf.mini import dit, sd
+from diffclf.mini.clip import CLIPS, train_clip
 from diffclf.mini.supervised import NETWORKS, train_supervised
 from diffclf.mini.training import Job
 
@@ -42,5 +43,6 @@ RECIPES = {
         f"shortcut-dit-{seed}": Recipe(partial(_train_shortcut_dit, seed=seed), dit.draw_samples, hours=0.8)
         for seed in (1, 2, 3)
     },
+    **{name: Recipe(partial(train_clip, size=size), None, hours=1.0) for name, size in CLIPS.items()},
     **{name: Recipe(partial(train_supervised, network=network), None, hours=0.2) for name, network in NETWORKS.items()},
 }

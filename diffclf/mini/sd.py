@@ -88,12 +88,12 @@ def import_denoiser(folder: Path) -> Denoiser:
     return Denoiser(unet.float(), CLIPTextModel.from_pretrained(folder, subfolder="text_encoder").float()).train()
 
 
-def draw_captions(scenes: np.ndarray, rng: np.random.Generator) -> list[str]:
-    """Describe each scene in one of its ways at random, or (one time in ten) with the empty caption.
+def draw_captions(scenes: np.ndarray, rng: np.random.Generator, dropout: float = CAPTION_DROPOUT) -> list[str]:
+    """Describe each scene in one of its ways at random, or (with probability `dropout`) with the empty caption.
 
     A single is named with its colour or without; a pair is told from the first object or from the second.
     """
-    dropped = rng.random(len(scenes)) < CAPTION_DROPOUT
+    dropped = rng.random(len(scenes)) < dropout
     coin = rng.random(len(scenes)) < 0.5
     captions = []
     for i, (first, second) in enumerate(world.named_objects(scenes)):

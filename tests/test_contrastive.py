@@ -1,0 +1,148 @@
+"""CLIPs: the loss, the augmentation, answers equal to transformers' own, and what a wrong folder says."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from diffclf.baselines.contrastive import PromptScorer, load_contrastive
+from diffclf.datasets import load_dataset
+from diffclf.images import load_images, to_pixels
+from diffclf.mini.clip import CLIPS, Size, build_clip, contrastive_loss, shift
+from diffclf.mini.export import export_clip
+from diffclf.mini.tokenizer import build_tokenizer
+from diffclf.models.protocol import ModelError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return the folder of an untrained CLIP."""
+    place = tmp_path_factory.mktemp("clip")
+    tokenizer = build_tokenizer(place / "tokenizer")
+    torch.manual_seed(0)
+    size = Size(patch=8, width=16, depth=1, text_width=16, text_depth=1)
+    export_clip(build_clip(size, len(tokenizer), tokenizer.eos_token_id, tokenizer.model_max_length), place / "model")
+    return place / "model"
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
+    return load_contrastive(folder)
+
+
+# Training
+
+
+def test_with_different_captions_the_loss_is_clips():
+    logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    diagonal = torch.arange(6)
+    expected = (cross_entropy(logits, diagonal) + cross_entropy(logits.T, diagonal)) / 2
+    torch.testing.assert_close(contrastive_loss(logits, diagonal), expected)
+
+
+def test_equal_captions_share_the_target():
+    logits = torch.log(torch.tensor([[3.0, 3.0, 1.0], [3.0, 3.0, 1.0], [1.0, 1.0, 5.0]]))
+    own, other = -np.log(3 / 7), -np.log(5 / 7)
+    found = contrastive_loss(logits, torch.tensor([4, 4, 0])).item()
+    assert found == pytest.approx((2 * own + other) / 3)
+
+
+def test_a_shift_moves_and_adds_black_and_keeps_most_images_whole():
+    images = np.zeros((400, 8, 8, 3), dtype=np.uint8)
+    images[:, 3, 4] = 200
+    moved = shift(images, np.random.default_rng(0))
+    assert moved.shape == images.shape and (moved.sum(axis=(1, 2, 3)) == 600).all()
+    _, rows, columns, _ = np.nonzero(moved[..., :1])
+    assert sorted(set(rows)) == [1, 2, 3, 4, 5] and sorted(set(columns)) == [2, 3, 4, 5, 6]
+    assert 0.03 < ((rows == 3) & (columns == 4)).mean() < 0.06  # 1 in 25
+    gone = shift(np.full((1, 4, 4, 3), 9, np.uint8), np.random.default_rng(1))
+    assert 12 <= gone.sum() / 9 <= 48
+
+
+@pytest.mark.parametrize(("name", "patches"), [("mini-clip-small", 16), ("mini-clip-large", 64)])
+def test_the_two_sizes(name, patches):
+    network = build_clip(CLIPS[name], 500, 499, 16)
+    assert network.vision_model.embeddings.num_patches == patches
+    small = sum(weights.numel() for weights in network.parameters())
+    assert 300_000 < small < 1_000_000
+
+
+# Answers
+
+
+@pytest.mark.parametrize("name", ["mini-items", "mini-relation"])
+def test_answers_are_those_of_transformers(clip, folder, name):
+    from transformers import CLIPModel, CLIPTokenizer
+
+    data = load_dataset(name, "tune", 5)
+    network = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    rows = []
+    for place, image in enumerate(data.images):
+        texts = list(data.prompts.values()) if data.captions is None else data.captions[place]
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+        with torch.no_grad():
+            rows.append(network(**tokens, pixel_values=pixels).logits_per_image[0].softmax(dim=0).numpy())
+    np.testing.assert_allclose(clip.probabilities(data), rows, atol=1e-5)
+    assert clip.predict(data).tolist() == np.argmax(rows, axis=1).tolist()
+
+
+def test_a_scorer_gives_the_logits_of_an_image(clip):
+    data = load_dataset("mini-items", "tune", 2)
+    scorer = PromptScorer(clip, list(data.prompts.values()))
+    pixels = [to_pixels(image, 32) for image in load_images(data.images)]
+    np.testing.assert_allclose([scorer(each) for each in pixels], clip.logits(data), rtol=1e-4, atol=1e-5)
+
+
+def test_one_prompt_per_class_makes_its_embedding_and_several_their_mean(clip):
+    a, b = clip.embed_texts(["a bag", "a photo of a bag"])
+    torch.testing.assert_close(clip.class_embeddings([["a bag"]])[0], a)
+    both = clip.class_embeddings([["a bag", "a photo of a bag"]])[0]
+    torch.testing.assert_close(both, (a + b) / (a + b).norm())
+
+
+# Errors
+
+
+def test_errors_name_what_is_wrong(folder, tmp_path):
+    with pytest.raises(ModelError, match="no CLIP 'nothing': not built in"):
+        load_contrastive("nothing")
+    with pytest.raises(ModelError, match="must have config.json, or open_clip_config.json and .*; no open_clip_config"):
+        load_contrastive(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(ModelError, match="must be a CLIP, got vit"):
+        load_contrastive(tmp_path)
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    with pytest.raises(ModelError, match="cannot be read: .*safetensors"):
+        load_contrastive(tmp_path)
+
+
+def test_openclips_layout_is_read_or_names_the_extra(tmp_path):
+    """With the extra, the logits are OpenCLIP's own."""
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
+    try:
+        import open_clip
+    except ModuleNotFoundError:
+        with pytest.raises(ModelError, match=r"OpenCLIP's layout, which needs an extra: pip install 'diffclf\[clip\]'"):
+            load_contrastive(tmp_path)
+        return
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    network = open_clip.CLIP(**config).eval()
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
+    shown = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": shown}))
+    data = load_dataset("mini-items", "tune", 3)
+    pixels = torch.stack([torch.from_numpy(image).permute(2, 0, 1) / 127.5 - 1 for image in data.images])
+    with torch.no_grad():
+        tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(list(data.prompts.values()))
+        images, texts, scale = network(pixels, tokens)
+    expected = (scale * images @ texts.T).numpy()
+    np.testing.assert_allclose(load_contrastive(tmp_path).logits(data), expected, atol=1e-4)
