@@ -5,11 +5,13 @@ import os
 import re
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from huggingface_hub import constants
 from PIL import Image
 
+from diffclf.experiments.field import Field
 from diffclf.paths import data_dir
 from diffclf.stats import Estimate
 from diffclf.trials import TrialList
@@ -129,3 +131,19 @@ def test_numbers_for_readers(value, text):
 
 def test_text_from_outside_cannot_leave_its_place():
     assert html_text("a <b> & \"c\"\n```\n'd'") == "a &lt;b&gt; &amp; &quot;c&quot; &#96;&#96;&#96; &#x27;d&#x27;"
+
+
+def test_predictions_are_a_parquet_file_that_a_new_run_removes(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFCLF_REPORTS", str(tmp_path))
+    field = Field(np.array([1, 0]), np.array([7, 7]), {"a": np.array([1, 1]), "b": np.array([0, 0])})
+    wb = Workbook("00_start_here", "smoke")
+    wb.predictions(pd.DataFrame(field.columns("items")), "all")
+    path = tmp_path / "smoke" / "predictions" / "00_start_here-all.parquet"
+    found = pd.read_parquet(path)
+    assert found.columns.tolist() == ["task", "method", "image", "group", "label", "predicted"]
+    assert found.task.unique().tolist() == ["items"] and found.group.unique().tolist() == [7]
+    assert found.values[:, 1:].tolist() == [["a", 0, 7, 1, 1], ["a", 1, 7, 0, 1], ["b", 0, 7, 1, 0], ["b", 1, 7, 0, 0]]
+    right = (found.label == found.predicted).groupby(found.method).mean()
+    assert all(right[name] == field.right(name).mean() for name in "ab")
+    Workbook("00_start_here", "smoke")
+    assert not path.exists()

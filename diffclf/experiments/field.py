@@ -49,6 +49,14 @@ class Field:
         """Return which images a classifier classifies correctly, (n,)."""
         return self.chosen[name] == self.labels
 
+    def columns(self, task: str) -> dict[str, NDArray]:
+        """Return the answers as columns of a table with a row per classifier and image; `task` names the data set."""
+        n, names = len(self.labels), list(self.chosen)
+        shared = {"image": np.arange(n), "group": self.groups, "label": self.labels}
+        columns = {"task": np.full(n * len(names), task), "method": np.repeat(names, n)}
+        columns |= {name: np.tile(values, len(names)) for name, values in shared.items()}
+        return columns | {"predicted": np.concatenate([self.chosen[name] for name in names])}
+
     def accuracy(self, name: str) -> Estimate:
         """Return the accuracy of a classifier in points."""
         return 100 * accuracies(self.right(name)[:, None], self.groups)[0]

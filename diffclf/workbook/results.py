@@ -3,6 +3,7 @@
     runs/NOTEBOOK.json       how the run went: status, time, settings, model, environment
     claims/NOTEBOOK.json     the claims it judged
     metrics/NOTEBOOK.json    the numbers it recorded
+    predictions/NOTEBOOK-*   what each method answered on each image (Parquet)
     figures/NOTEBOOK-*, tables/NOTEBOOK-*, notebooks/NOTEBOOK.ipynb, logs/NOTEBOOK.log
 
 Every notebook has files of its own, each written in one step, so two runs of a profile cannot mix their records.
@@ -140,8 +141,8 @@ def read_judged(folder: Path, without: Collection[str] = ()) -> list[dict[str, A
 
 
 def forget(folder: Path, notebook: str) -> None:
-    """Remove the claims, metrics, figures and tables of an earlier run of a notebook."""
-    for pattern in ("claims/{}.json", "metrics/{}.json", "figures/{}-*", "tables/{}-*"):
+    """Remove the claims, metrics, figures, tables and predictions of an earlier run of a notebook."""
+    for pattern in ("claims/{}.json", "metrics/{}.json", "figures/{}-*", "tables/{}-*", "predictions/{}-*"):
         for path in folder.glob(pattern.format(notebook)):
             path.unlink()
 

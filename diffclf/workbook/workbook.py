@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from diffclf.bank import ErrorBank
 from diffclf.datasets import ImageSet, load_dataset
-from diffclf.files import write_json
+from diffclf.files import write_json, write_whole
 from diffclf.models import load_model
 from diffclf.models.protocol import DiffusionModel
 from diffclf.paths import data_dir
@@ -86,6 +86,10 @@ class Workbook:
     def table(self, df: pd.DataFrame, name: str, caption: str = "") -> None:
         """Display a pandas table and save it as tables/NOTEBOOK-NAME.csv; cells may be estimates."""
         display.show_table(df, caption, self.folder / "tables" / f"{self.notebook}-{name}")
+
+    def predictions(self, df: pd.DataFrame, name: str) -> None:
+        """Save what each method answers on each image (`Field.columns`) as predictions/NOTEBOOK-NAME.parquet."""
+        write_whole(self.folder / "predictions" / f"{self.notebook}-{name}.parquet", df.to_parquet(index=False))
 
     def record(self, name: str, value: float | str | Estimate | Sequence[float] | Mapping[str, Any]) -> None:
         """Write a number, a text or an estimate into the run's metrics file."""
