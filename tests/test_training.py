@@ -145,6 +145,29 @@ def test_the_denoiser_learns_the_noise_given_the_captions(tokenizer):
     torch.testing.assert_close(loss, (eps_hat - eps).square().mean())
 
 
+def test_objectives_differ_in_the_target_and_in_the_weights():
+    t = torch.tensor([0, 300, 600])  # where 1 / alpha^2 is below the largest weight
+    x0, eps, output = torch.randn(3, 3, 4, 8, 8)
+    batch = LatentBatch(x0, eps, SCHEDULE.add_noise(x0, eps, t), t, ())
+    alpha, sigma = (each[t].float()[:, None, None, None] for each in (SCHEDULE.alpha, SCHEDULE.sigma))
+    v = alpha * eps - sigma * x0
+    assert sd.denoising_loss(lambda *_: v, batch, "v") < 1e-12
+    assert sd.denoising_loss(lambda *_: eps, batch, "late") == 0
+    late = sd.denoising_loss(lambda *_: output, batch, "late")
+    torch.testing.assert_close(late, ((output - eps).square() / alpha.square()).mean())
+    as_v = (output - sigma * batch.x_t) / alpha  # the velocity that a predicted noise stands for
+    torch.testing.assert_close(late, sd.denoising_loss(lambda *_: as_v, batch, "v"))
+    last = LatentBatch(x0, eps, x0, torch.full((3,), 999), ())
+    assert sd.denoising_loss(lambda *_: eps + 1, last, "late") == 100
+
+
+def test_a_velocity_model_is_exported_as_one(tmp_path):
+    folder = run_recipe("relation-v-1", tmp_path)
+    model = load_model(folder)
+    assert model.schedule.prediction_type == "v_prediction"
+    assert StableDiffusionPipeline.from_pretrained(folder).scheduler.config.prediction_type == "v_prediction"
+
+
 def run_recipe(name, folder, *options):
     photos = write_idx(folder / "photos", "train", n=40)
     arguments = ["--fashion-mnist", photos, "--work", folder / "work", "--out", folder / name, "--scale", "0.0005"]

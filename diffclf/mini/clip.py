@@ -48,7 +48,7 @@ class Size(NamedTuple):
 
 CLIPS: Mapping[str, Size] = {
     "mini-clip-small": Size(patch=8, width=64, depth=4, text_width=64, text_depth=2),
-    "mini-clip-large": Size(patch=4, width=96, depth=4, text_width=96, text_depth=3),
+    "mini-clip-large": Size(patch=8, width=128, depth=5, text_width=96, text_depth=3),
 }
 
 

@@ -8,7 +8,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTextModel, PreTrainedModel, ViTImageProcessorPil
 
@@ -37,7 +44,11 @@ def export_version(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, fold
 
 
 def export_stable_diffusion(
-    vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, folder: Path
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    folder: Path,
+    scheduler: DDIMScheduler,
 ) -> None:
     """Write a `StableDiffusionPipeline` directory, U-Net and autoencoder in half precision."""
     StableDiffusionPipeline(
@@ -45,7 +56,7 @@ def export_stable_diffusion(
         text_encoder=text_encoder,
         tokenizer=build_tokenizer(folder / "tokenizer"),
         unet=unet.half(),
-        scheduler=build_scheduler(),
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -25,9 +25,10 @@ CHUNK = 5000
 N_CHECKED = 64
 
 
-def build_scheduler() -> DDIMScheduler:
+def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
     """Return the linear schedule of DDPM and DiT, beta from 1e-4 to 0.02 in 1000 steps, with the sampler DDIM."""
-    return DDIMScheduler(beta_schedule="linear", clip_sample=False, steps_offset=1, set_alpha_to_one=False)
+    options = {"beta_schedule": "linear", "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}
+    return DDIMScheduler(**options, prediction_type=prediction_type)
 
 
 SCHEDULE = NoiseSchedule.variance_preserving(build_scheduler().alphas_cumprod)

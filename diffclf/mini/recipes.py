@@ -43,6 +43,13 @@ RECIPES = {
         f"shortcut-dit-{seed}": Recipe(partial(_train_shortcut_dit, seed=seed), dit.draw_samples, hours=0.8)
         for seed in (1, 2, 3)
     },
+    **{
+        f"relation-{objective}-{seed}": Recipe(
+            partial(sd.train_objective, objective=objective, seed=seed), sd.draw_samples, hours=0.2
+        )
+        for seed in (1, 2, 3)
+        for objective in sd.OBJECTIVES
+    },
     **{name: Recipe(partial(train_clip, size=size), None, hours=1.0) for name, size in CLIPS.items()},
     **{name: Recipe(partial(train_supervised, network=network), None, hours=0.2) for name, network in NETWORKS.items()},
 }

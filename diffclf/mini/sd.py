@@ -1,18 +1,25 @@
 """The miniature Stable Diffusion: an autoencoder, then a U-Net and a text encoder that learn together on its latents.
 
-    L = mean (eps - eps_theta(x_t, t, c))^2,  t uniform                        (Ho et al.'s simple loss)
+    epsilon   L = mean (eps - eps_hat)^2,  t uniform                           (Ho et al.'s simple loss)
+    late      L = mean w_t (eps - eps_hat)^2,  w_t = min(1 / alpha_t^2, 100)   (more weight where x_t is mostly noise)
+    v         L = mean (v - v_hat)^2,  v = alpha_t eps - sigma_t x0            (Salimans, Ho)
+
+An error of v is an error of eps divided by alpha_t: "late" has the weights of "v" with a network that predicts eps.
 
 One caption in ten is dropped, so that the model is also unconditional.
 
-Source: Ho, Jain, Abbeel 2020, arXiv 2006.11239; Rombach et al. 2022, arXiv 2112.10752.
+References:
+    Ho, Jain, Abbeel 2020, arXiv 2006.11239; Rombach et al. 2022, arXiv 2112.10752.
+    Salimans, Ho 2022, "Progressive distillation for fast sampling of diffusion models", arXiv 2202.00512.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -21,19 +28,26 @@ from diffclf.datasets.photos import load_photos
 from diffclf.datasets.world import LAYOUTS, caption_pair, caption_single
 from diffclf.mini.autoencoder import load_autoencoder, train_autoencoder
 from diffclf.mini.export import export_stable_diffusion, export_version
-from diffclf.mini.latents import LatentBatch, cached_latents, draw_batch
+from diffclf.mini.latents import SCHEDULE, LatentBatch, build_scheduler, cached_latents, draw_batch
 from diffclf.mini.tokenizer import build_tokenizer
 from diffclf.mini.training import Job, Plan, train
+from diffclf.paths import data_dir
+from diffclf.schedule import NoiseSchedule
 
-__all__ = ["VERSIONS", "Denoiser", "build_denoiser", "denoising_loss", "draw_captions", "draw_samples"]
-__all__ += ["import_denoiser", "tokenize", "train_mini_sd"]
+__all__ = ["OBJECTIVES", "VERSIONS", "Denoiser", "build_denoiser", "denoising_loss", "draw_captions", "draw_samples"]
+__all__ += ["import_denoiser", "tokenize", "train_mini_sd", "train_objective"]
 
 VERSIONS = {1: 24_000, 2: 90_000, 3: 240_000}
 """The versions along the training that are kept, by the samples seen."""
 
 CAPTION_DROPOUT = 0.1
+MAX_WEIGHT = 100.0
+OBJECTIVES = ("epsilon", "late", "v")
+"""What a denoiser is trained to do."""
+V_SCHEDULE = NoiseSchedule.linear(prediction_type="v_prediction")
 N_SINGLE, N_PAIR = 160_000, 60_000
 N_AUTOENCODER, N_SAMPLES, BATCH_SIZE = 64_000, 700_000, 128
+N_SAMPLES_OBJECTIVE = 160_000
 
 
 class Denoiser(torch.nn.Module):
@@ -116,9 +130,14 @@ def tokenize(captions: list[str], tokenizer: CLIPTokenizer) -> tuple[torch.Tenso
     return ids, torch.from_numpy(which)
 
 
-def denoising_loss(denoiser: Denoiser, batch: LatentBatch) -> torch.Tensor:
-    """Return the mean squared error of the predicted noise."""
-    return (denoiser(batch.x_t, batch.t, *batch.cond) - batch.eps).square().mean()
+def denoising_loss(denoiser: Denoiser, batch: LatentBatch, objective: str = "epsilon") -> torch.Tensor:
+    """Return the mean squared error of the predicted noise or velocity, weighted by the objective."""
+    x0, eps, x_t, t, cond = batch
+    target = V_SCHEDULE.target(x0, eps, t) if objective == "v" else eps
+    errors = (denoiser(x_t, t, *cond) - target).square()
+    if objective == "late":
+        errors = errors * SCHEDULE.alpha[t].pow(-2).clamp(max=MAX_WEIGHT).float()[:, None, None, None]
+    return errors.mean()
 
 
 def train_mini_sd(job: Job) -> None:
@@ -128,9 +147,33 @@ def train_mini_sd(job: Job) -> None:
         vae = train_autoencoder(photos, labels, job.work, n_samples=int(N_AUTOENCODER * job.scale), seed=job.seed)
     else:
         vae = load_autoencoder(job.start_from)
+    versions = VERSIONS if job.start_from is None else {}
+    _train_denoiser(job, vae, (photos, labels), N_SAMPLES, job.seed, "epsilon", versions)
+
+
+def train_objective(job: Job, objective: str, seed: int) -> None:
+    """Train a denoiser from random weights by one of the objectives, on the latents of mini-sd, in a shorter training.
+
+    The seed is that of the weights and of the batches; all seeds and objectives see the same scenes.
+    """
+    photos = load_photos("train", job.photo_folder)
+    vae = load_autoencoder(data_dir() / "models" / "mini-sd")
+    _train_denoiser(job, vae, photos, N_SAMPLES_OBJECTIVE, job.seed * 1000 + seed, objective, {})
+
+
+def _train_denoiser(
+    job: Job,
+    vae: AutoencoderKL,
+    photos: tuple[np.ndarray, np.ndarray],
+    n_samples: int,
+    seed: int,
+    objective: str,
+    versions: Mapping[int, int],
+) -> None:
+    """Train a denoiser on the latents of an autoencoder; export the pipeline and versions along the training."""
     rng = np.random.default_rng([job.seed, 3])
-    scenes = world.sample_scenes(labels, int(N_SINGLE * job.scale), int(N_PAIR * job.scale), rng=rng)
-    latents = cached_latents(vae, scenes, photos, job.work / "latents.pt")
+    scenes = world.sample_scenes(photos[1], int(N_SINGLE * job.scale), int(N_PAIR * job.scale), rng=rng)
+    latents = cached_latents(vae, scenes, photos[0], job.work / "latents.pt")
     tokenizer = build_tokenizer(job.work / "tokenizer")
 
     def conditions(index: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,16 +182,15 @@ def train_mini_sd(job: Job) -> None:
     def export(folder: Path, denoiser: Denoiser) -> None:
         export_version(denoiser.unet, denoiser.text_encoder, folder)
 
-    torch.manual_seed(job.seed)
-    if job.start_from is None:
-        denoiser = build_denoiser(tokenizer)
-        milestones = {n: partial(export, job.out / f"versions/{version}") for version, n in VERSIONS.items()}
-    else:
-        denoiser, milestones = import_denoiser(job.start_from), {}
-    draw = partial(draw_batch, latents, conditions, BATCH_SIZE, (job.seed, 2))
-    plan = Plan("denoiser", job.n_samples or N_SAMPLES, BATCH_SIZE, learning_rate=1.2e-3)
-    denoiser = train(denoiser, draw, denoising_loss, plan, job.work, milestones)
-    export_stable_diffusion(vae, denoiser.unet, denoiser.text_encoder, job.out)
+    torch.manual_seed(seed)
+    denoiser = build_denoiser(tokenizer) if job.start_from is None else import_denoiser(job.start_from)
+    milestones = {n: partial(export, job.out / f"versions/{version}") for version, n in versions.items()}
+    draw = partial(draw_batch, latents, conditions, BATCH_SIZE, (seed, 2))
+    plan = Plan("denoiser", job.n_samples or n_samples, BATCH_SIZE, learning_rate=1.2e-3)
+    loss = partial(denoising_loss, objective=objective)
+    denoiser = train(denoiser, draw, loss, plan, job.work, milestones)
+    scheduler = build_scheduler("v_prediction" if objective == "v" else "epsilon")
+    export_stable_diffusion(vae, denoiser.unet, denoiser.text_encoder, job.out, scheduler)
 
 
 def draw_samples(folder: Path) -> list[Image.Image]:
