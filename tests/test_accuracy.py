@@ -47,10 +47,10 @@ def test_missing_errors_and_budgets_out_of_range_are_refused():
 def test_accuracy_is_wilson_for_independent_images_and_a_bootstrap_otherwise():
     correct = np.array([[True, True], [False, True], [True, False], [True, True]])
     assert accuracies(correct, groups=np.arange(4)) == [proportion(3, 4), proportion(3, 4)]
-    groups = np.array([0, 0, 1, 1])
-    assert accuracies(correct, groups=groups)[1] == mean(correct[:, 1], groups=groups)
-    shares = correct.mean(axis=1, keepdims=True)
-    assert accuracies(shares, groups=np.arange(4))[0] == mean(shares[:, 0])
+    eight, groups = np.tile(correct, (4, 1)), np.arange(16) // 2
+    assert accuracies(eight, groups=groups)[1] == mean(eight[:, 1], groups=groups)
+    shares = eight.mean(axis=1, keepdims=True)
+    assert accuracies(shares, groups=np.arange(16))[0] == mean(shares[:, 0])
 
 
 def test_plateau_is_the_unbroken_run_around_the_peak():

@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 from notebook_maker import make_claim
 
-from diffclf.stats import Estimate
+from diffclf.stats import Estimate, non_inferior
 from diffclf.workbook import Workbook
 from diffclf.workbook.claims import (
     Claim,
@@ -112,8 +113,17 @@ def test_an_undecided_claim_says_how_it_leans():
     assert "supports the claim" in lean({**undecided, "estimate": 2.0, "low": -0.2})
     assert lean({**undecided, "estimate": 0.0}).endswith("would decide: the estimate equals the margin.")
     assert lean({**undecided, "low": None, "high": None}).endswith("would decide: the interval is unbounded.")
+    assert lean({**undecided, "low": None, "high": None, "n": 7}).endswith("the claim. 7 are too few for an interval.")
     assert lean({**undecided, "direction": "not worse", "level": 0.9}).startswith("The one-sided 95% bound neither ")
     assert lean(record_of("holds")) == lean({**undecided, "verdict": None}) == ""
+
+
+def test_a_claim_about_too_few_images_is_undecided_for_that_reason():
+    made, ties = claim("not worse", margin=0.5), np.zeros(8)
+    few, enough = (non_inferior(ties[:n], ties[:n]) for n in (7, 8))
+    records = [claim_record(made, found, profile="mini", world="the mini world") for found in (few, enough)]
+    assert records[0]["verdict"] == "undecided" and records[1]["verdict"] == "holds"
+    assert records[0]["words"] == "undecided in the mini world: 7 are too few"
 
 
 H, D, U = "holds", "does not hold", "undecided"

@@ -35,7 +35,7 @@ STRATEGIES = {
     "staged, random, repeats": Staged((3, 12), (2, 1), "random", repeats=2),
     "race, cautious": Racing(trials=40),
     "race, threshold": RACE,
-    "race, budget": Racing(trials=40, budget=150),
+    "race, budget": Racing(trials=40, threshold=1.5, budget=150),
     "race, repeats": TWICE,
     "race, not antithetic": Racing(trials=40, threshold=1.5, antithetic=False),
     "subset of a race": Subset((1, 3, 4), RACE),

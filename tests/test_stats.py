@@ -1,10 +1,22 @@
 """Intervals: known values, coverage, and the input that is refused."""
 
+import math
+
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, multinomial, norm, t
 
-from diffclf.stats import Estimate, bootstrap, clopper_pearson, mean, non_inferior, paired_difference, proportion
+from diffclf.stats import (
+    Estimate,
+    bootstrap,
+    clopper_pearson,
+    holm,
+    mcnemar,
+    mean,
+    non_inferior,
+    paired_difference,
+    proportion,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,10 +69,13 @@ def test_intervals_match_normal_theory():
 
 def test_resamples_are_these_draws_whatever_the_chunk(monkeypatch):
     """Published intervals stay the same: draws of the generator in this order, percentiles of their means."""
-    values, groups = np.random.default_rng(9).random(12), np.arange(12) // 2
-    sums = values.reshape(6, 2).sum(1)
-    drawn = np.random.default_rng(4).integers(6, size=(500, 6))
-    low, high = np.quantile(sums[drawn].sum(1) / 12, [0.05, 0.95])
+    values, groups = np.random.default_rng(9).random(20), np.arange(20) // 2
+    means = values.reshape(10, 2).mean(1)
+    furthest = np.abs(means - means.mean()).max()
+    means = np.append(means, means.mean() + furthest * np.array([-1, -1, 1, 1]))
+    drawn = np.random.default_rng(4).integers(14, size=(500, 14))
+    tail = norm.cdf(np.sqrt(10 / 9) * t(9).ppf(0.05))
+    low, high = np.quantile(means[drawn].mean(1), [tail, 1 - tail])
     for chunk in (2_000_000, 100):
         monkeypatch.setattr("diffclf.stats.CHUNK", chunk)
         estimate = mean(values, groups=groups, level=0.9, n_resamples=500, seed=4)
@@ -74,8 +89,10 @@ def test_groups_are_resampled():
     once, tenfold = mean(values), mean(np.repeat(values, 10), groups=groups)
     assert tenfold.n == 100
     assert tenfold.high - tenfold.low == pytest.approx(once.high - once.low, rel=0.05)
+    assert mean(np.repeat(values[:8], 10), groups=groups[:80]).high < np.inf
+    assert mean(np.repeat(values[:7], 10), groups=groups[:70]).high == np.inf, "seven photographs are too few"
     alone = mean(np.repeat(values, 10))
-    assert alone.high - alone.low == pytest.approx((once.high - once.low) / np.sqrt(10), rel=0.06)
+    assert alone.high - alone.low == pytest.approx((once.high - once.low) / np.sqrt(10), rel=0.15)
     assert mean([1, 1, 1, 0], groups=["a", "a", "a", "b"]).value == 0.75  # groups weigh by their size
 
 
@@ -90,18 +107,53 @@ def test_coverage_of_paired_difference():
     assert 340 <= covered <= 380
 
 
+@pytest.mark.parametrize("n", [8, 10, 20])
+@pytest.mark.parametrize("n_copies", [1, 3])
+def test_few_photographs_are_covered(n, n_copies):
+    """Nine of ten outcomes are equal: of 1000 intervals at 95%, at least 930 hold the truth."""
+    rng, covered, groups = np.random.default_rng(n), 0, np.repeat(np.arange(n), n_copies)
+    for seed in range(1000):
+        d = rng.choice([-1, 0, 1], p=[0.06, 0.9, 0.04], size=n).repeat(n_copies)
+        alone = rng.random(d.size) < 0.2
+        d[alone] = rng.choice([-1, 0, 1], p=[0.06, 0.9, 0.04], size=alone.sum())
+        estimate = paired_difference(d, np.zeros(d.size), groups, n_resamples=300, seed=seed)
+        covered += estimate.low <= -0.02 <= estimate.high
+    assert covered >= 930
+
+
+@pytest.mark.parametrize(("n", "loss", "win"), [(10, 0.06, 0.04), (20, 0.06, 0.04), (100, 0.06, 0.04), (200, 0.02, 0)])
+def test_a_difference_at_the_margin_is_rarely_accepted(n, loss, win):
+    """The exact probability, over numbers of losses and wins, that the lower bound lies above the true difference."""
+    accepted, outcomes = 0.0, multinomial(n, [loss, 1 - loss - win, win])
+    for losses in range(int((loss - win) * n) + int(5 * win * n) + 1):
+        for wins in range(int(5 * win * n) + 1):
+            values, margin = np.repeat([-1.0, 0.0, 1.0], [losses, n - losses - wins, wins]), loss - win
+            if values.mean() > -margin:
+                low = non_inferior(values, np.zeros(n), n_resamples=500).low
+                accepted += (low > -margin) * outcomes.pmf([losses, n - losses - wins, wins])
+    assert accepted < 0.065
+
+
 def test_interval_does_not_vanish_where_nothing_differs():
-    """100 equal outcomes do not prove equality: an event of 3% can hide."""
+    """100 equal outcomes do not prove equality: an event of 3% can hide, with a probability of 0.97^100."""
     estimate = paired_difference(np.ones(100), np.ones(100))
-    assert estimate.value == 0 and estimate.high == pytest.approx(0.037, abs=1e-3) and estimate.low == -estimate.high
+    assert estimate.value == 0 and estimate.low == -estimate.high
+    assert (1 - estimate.high) ** 100 == pytest.approx(0.025)
     assert tuple(mean([1.0])) == (1.0, -np.inf, np.inf)
+    assert non_inferior(np.ones(8), [1, 1, 1, 1, 1, 1, 1, 0]).low < -0.05, "one win among ties proves nothing"
+
+
+def test_interval_of_truth_values_lies_in_the_unit_interval():
+    right = np.arange(20) > 0
+    assert mean(right).high == 1 < mean(right.astype(float)).high
+    assert mean(right).low == mean(right.astype(float)).low and mean(~right).low == 0
 
 
 def test_bootstrap_of_a_mean_is_mean():
-    values, groups = np.random.default_rng(6).exponential(size=80), np.arange(80) // 2
+    values, groups = np.random.default_rng(6).exponential(size=800), np.arange(800) // 2
     general = bootstrap(np.mean, values, groups=groups, n_resamples=4000)
     assert tuple(general) == pytest.approx(tuple(mean(values, groups=groups)), abs=0.02)
-    assert general.n == 40
+    assert general.n == 400
     assert tuple(bootstrap(np.median, [2.0, 4.0], groups=[7, 7])) == (3.0, -np.inf, np.inf)
 
 
@@ -133,3 +185,16 @@ def test_estimate_changes_its_unit_and_prints():
     assert 100 * estimate == Estimate(20.0, 10.0, 40.0, 0.9, 7)
     assert tuple(-1 * estimate) == (-0.2, -0.4, -0.1)
     assert f"{estimate:.1f}" == "0.2 [0.1, 0.4]" and str(estimate) == "0.2 [0.1, 0.4]"
+
+
+def test_mcnemars_test_counts_the_images_on_which_one_is_right():
+    a, b = np.repeat([1, 0, 1, 0], [50, 20, 12, 3]), np.repeat([1, 0, 0, 1], [50, 20, 12, 3])
+    assert mcnemar(a, b) == mcnemar(b, a) == pytest.approx(2 * sum(math.comb(15, k) for k in range(4)) / 2**15)
+    assert mcnemar(a, a) == 1 and mcnemar([1, 0], [0, 1]) == 1
+    with pytest.raises(ValueError, match="same length, got 2 and 1"):
+        mcnemar([1, 0], [1])
+
+
+def test_holms_correction():
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]).tolist() == [1, 1] and holm([0.04]).tolist() == [0.04] and holm([]).size == 0

@@ -1,4 +1,9 @@
-"""Calibration of a race: the smallest threshold that drops the winner of the full evaluation rarely enough."""
+"""Calibration of a race: the smallest threshold that drops the winner of the full evaluation rarely enough.
+
+A calibrated threshold promises as much for images, prompts and trials like those of the calibration, and no more: a
+race among other or more prompts needs error tables of its own. A bound on the probability is one on images drawn as
+those of the tables were.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,9 +51,9 @@ def calibrate(
     the probability of dropping the winner of the full evaluation is at most `error`. The first failure ends the search,
     so that the order of the tests needs no further correction (fixed-sequence testing).
 
-    Tables are (n_images, n_prompts, trials x repeats); `level` is the confidence of the bound. The result's `racing` is
-    the race with the chosen threshold. Raises ValueError for incomplete tables, for so few images that no threshold
-    could pass, and if none passes.
+    Tables are (n_images, n_prompts, trials x repeats); `level` is the confidence of the bound, which holds for images
+    like these and these prompts. The result's `racing` is the race with the chosen threshold. Raises ValueError for
+    incomplete tables, for so few images that no threshold could pass, and if none passes.
     """
     n_trials, n_unknown = race.trials * race.repeats, int(np.isnan(tables).sum())
     if tables.ndim != 3 or tables.shape[2] != n_trials or n_unknown:

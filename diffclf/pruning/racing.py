@@ -3,24 +3,35 @@
 All surviving prompts are evaluated on the same new trials. With d_i the difference of two prompts' errors on trial i, a
 prompt is dropped, for good, once its mean difference to the best prompt is large against its standard error:
 
-    mean d > z SE,     SE^2 = V (1 - n / N),     V = sum over pairs of neighbouring strata of (d_a - d_b)^2 / n^2.
+    mean d > z SE,     SE^2 = V (1 - n / N).
 
 N is the number of trials of the full evaluation, whose winner is sought; 1 - n / N is the finite-population correction.
-V is the collapsed-strata estimate of the variance of a stratified mean: the trials have one timestep in each of n equal
-parts of the range, so that the part of the variance that comes from the timestep is small. A plain standard error would
-count that part in full.
+There are two kinds of V and z:
+
+    threshold     V = sum over pairs of neighbouring strata of (d_a - d_b)^2 / n^2,     z calibrated
+    confidence    V = sum d_i^2 / n^2,                              z^2 = 2 log(rivals x looks / (1 - confidence))
 
 The timesteps are `diffclf.trials.nested_positions`: every block of 8 trials has one in each eighth of the range, the
 first 16 one in each sixteenth, and so on, while each timestep by itself is uniform. The noise is antithetic: every
 second block takes the mirror images -eps of the noises of the block before, at timesteps in the same eighths. From 16
 trials on V is made of the means of a trial and its mirror image.
 
-There are two ways to choose z. With a `confidence` z is Student's quantile for the error shared among rivals and looks
-(Bonferroni); this needs no data and is cautious. With a `threshold` z is a number, calibrated on error tables of other
-images (`diffclf.pruning.calibration`). V rests on few pairs at the first looks, so that a threshold is compared with
-moderated standard errors: each V is shrunk towards the geometric mean over the remaining rivals.
+*Threshold.* V is the collapsed-strata estimate of the variance of a stratified mean: the trials have one timestep in
+each of n equal parts of the range, so that the part of the variance that comes from the timestep is small. V rests on
+few pairs at the first looks, so that each V is shrunk towards the geometric mean over the remaining rivals. The number
+z is calibrated on error tables of other images (`diffclf.pruning.calibration`). The thresholds of the embedded models
+are calibrated on tune images of single items and ten prompts; for other images, and for more prompts, they promise
+nothing.
+
+*Confidence.* No data choose z. The sum of independent d_i, each symmetric about 0, exceeds z sqrt(sum d_i^2) with
+probability at most exp(-z^2 / 2), whatever their variances (Efron 1969). The errors of a few timesteps may therefore
+vary a hundred times as much as those of all others, where Student's quantile for V of the threshold fails. The error
+is shared among rivals and looks (Bonferroni). The bound is cautious: no prompt is dropped before there are z^2 terms
+(of ten prompts and 128 mirrored trials: before 48 trials). It is no theorem for a race, since the d_i of a close rival
+may be skewed and the finite-population correction is not part of it; simulated races keep it.
 
 References:
+    Efron 1969, "Student's t-test under symmetry conditions" (the bound of a confidence).
     Cochran 1977, "Sampling techniques", section 5A.12 (collapsed strata).
     Smyth 2004, "Linear models and empirical Bayes methods", Eq. 8 (moderated variances).
     Paulson 1964 and Even-Dar et al. 2006 (successive elimination); Maron and Moore 1993 (races).
@@ -53,8 +64,9 @@ class Racing(Strategy):
 
     Attributes:
         trials: N, timesteps of the full evaluation.
-        confidence: probability that the winner of the full evaluation is not dropped, where there is no threshold.
-            None: the model's calibrated threshold where it has one, else 0.99.
+        confidence: probability that the winner of the full evaluation is not dropped, where there is no threshold. It
+            holds where differences vary symmetrically about their mean at each timestep. None: the model's calibrated
+            threshold where it has one, else 0.99.
         threshold: z itself.
         budget: denoiser evaluations that an image may cost at most; None: no limit. Prompts that are left when it is
             spent are undecided.
@@ -168,21 +180,22 @@ def _margins(race: Racing, differences: NDArray, n_prompts: int) -> NDArray[np.f
         return np.zeros(len(differences))
     if n < BLOCK:
         return np.full(len(differences), np.inf)
-    variance, n_pairs = _variance(race, differences)
+    strata, share = _strata(race, differences)
     if race.threshold is not None:
-        return race.threshold * np.sqrt(moderated_variance(variance, n_pairs, race.prior_pairs))
-    from scipy.special import stdtrit
-
+        variance = collapsed_variance(strata) * (1 - share)
+        return race.threshold * np.sqrt(moderated_variance(variance, strata.shape[1] // 2, race.prior_pairs))
     n_tests = max(1, n_prompts - 1) * max(1, len(race.looks()) - 1)
     confidence = CONFIDENCE if race.confidence is None else race.confidence
-    return float(-stdtrit(n_pairs, (1 - confidence) / n_tests)) * np.sqrt(variance)
+    variance = np.square(strata).sum(axis=1, dtype=np.float64) / strata.shape[1] ** 2 * (1 - share)
+    return np.sqrt(2 * np.log(n_tests / (1 - confidence)) * variance)
 
 
-def _variance(race: Racing, differences: NDArray) -> tuple[NDArray[np.float64], int]:
-    """Return the variances of the means of (m, n) differences around the full means, and the pairs behind each.
+def _strata(race: Racing, differences: NDArray) -> tuple[NDArray, float]:
+    """Return (m, n) differences as one value per stratum, strata in their order, and the share of the full mean.
 
-    Antithetic trials without their mirror image, or of a block cut short, are left out. The first block alone is not
-    part of the full mean, in which its noises cancel: there is no finite-population correction for it.
+    A trial and its mirror image are one value, their mean. Antithetic trials without their mirror image, or of a block
+    cut short, are left out. The first block alone is not part of the full mean, in which its noises cancel: its share
+    is 0, which leaves out the finite-population correction.
     """
     n = differences.shape[1]
     positions, share = nested_positions(n, race.seed), n / race.trials
@@ -193,7 +206,7 @@ def _variance(race: Racing, differences: NDArray) -> tuple[NDArray[np.float64], 
         positions = positions[:n].reshape(blocks).mean(axis=1).ravel()
         differences = differences[:, :n].reshape(len(differences), *blocks).mean(axis=2).reshape(-1, n // n_pair)
         share = n / race.trials if n_pair == 2 else 0
-    return collapsed_variance(differences[:, np.argsort(positions)]) * (1 - share), differences.shape[1] // 2
+    return differences[:, np.argsort(positions)], share
 
 
 def collapsed_variance(values: NDArray) -> NDArray[np.float64]:

@@ -24,8 +24,9 @@ are bootstrapped over base photographs.
     no difference    lies inside (-m, m)        lies outside [-m, m]
     not worse        has its low end above -m   lies below -m
 
-Otherwise the claim is undecided. A failed analogue says nothing against the paper. Two functions say more about an
-undecided claim: which side the plain 95% interval supports, and how many images would decide.
+Otherwise the claim is undecided; so it is with fewer than 8 photographs, whose interval is unbounded. A failed analogue
+says nothing against the paper. Two functions say more about an undecided claim: which side the plain 95% interval
+supports, and how many images would decide.
 """
 
 from collections.abc import Mapping
@@ -34,11 +35,11 @@ from math import floor, inf
 from statistics import NormalDist
 from typing import Any
 
-from diffclf.stats import Estimate
+from diffclf.stats import MIN_GROUPS, Estimate
 from diffclf.workbook.settings import read_notebook_file
 
 __all__ = ["VERDICTS", "Claim", "claim_record", "ends", "factor_to_decide", "judge", "n_to_decide", "plain_interval"]
-__all__ += ["plain_verdict", "range_of", "read_claims"]
+__all__ += ["plain_verdict", "range_of", "read_claims", "too_few"]
 
 KINDS = dict.fromkeys(("id", "place", "sentence", "estimates", "direction", "kind", "unit", "paper_note"), str)
 KINDS |= {"margin": int | float, "paper": int | float | None}
@@ -137,6 +138,11 @@ def judge(claim: Claim, estimate: Estimate) -> str:
     return _verdict(claim.direction, claim.margin, low, high)
 
 
+def too_few(n: int | None, low: float | None, high: float | None) -> bool:
+    """Return whether an interval is unbounded (each end infinite or None) because n observations are too few."""
+    return n is not None and n < MIN_GROUPS and low in (None, -inf) and high in (None, inf)
+
+
 def ends(record: Mapping[str, Any]) -> tuple[float, float]:
     """Return the interval of a claim's record; an end that is None is unbounded."""
     low, high = record["low"], record["high"]
@@ -198,6 +204,8 @@ def claim_record(
     verdict = judge(claim, estimate) if verdicts else None
     words = f"{verdict} in {world}" if world else verdict
     words = words if verdicts else f"not judged at the {profile} profile"
+    if verdict == "undecided" and too_few(estimate.n, estimate.low, estimate.high):
+        words = f"{words}: {estimate.n} are too few"
     low, high = (None if abs(end) == inf else end for end in (estimate.low, estimate.high))
     found = {"estimate": estimate.value, "low": low, "high": high, "level": estimate.level, "n": estimate.n}
     found |= {"verdict": verdict, "words": words, "profile": profile, "world": world}

@@ -20,7 +20,15 @@ from matplotlib.figure import Figure
 
 from diffclf.stats import Estimate
 from diffclf.texttable import text_table
-from diffclf.workbook.claims import ends, factor_to_decide, n_to_decide, plain_interval, plain_verdict, range_of
+from diffclf.workbook.claims import (
+    ends,
+    factor_to_decide,
+    n_to_decide,
+    plain_interval,
+    plain_verdict,
+    range_of,
+    too_few,
+)
 
 __all__ = [
     "COLOURS",
@@ -161,6 +169,8 @@ def _what_decides(record: Mapping[str, Any]) -> str:
     """Return how many images would decide an undecided claim."""
     value, factor = record["estimate"], factor_to_decide(record)
     above, below = range_of(record["direction"], record["margin"])
+    if too_few(record["n"], record["low"], record["high"]):
+        return f"{number(record['n'])} are too few for an interval."
     if factor == inf:
         why = "the estimate equals the margin" if value in (above, below) else "the interval is unbounded"
         return f"No number of images would decide: {why}."
