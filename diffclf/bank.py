@@ -75,14 +75,25 @@ class ErrorBank(ErrorSource):
         self._describe()
 
     def _describe(self) -> None:
-        """Write bank.json, or warn if other versions of the libraries have written it."""
+        """Write bank.json; warn if it is damaged, or other versions of the libraries have written it."""
         versions = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
         versions["python"] = platform.python_version()
-        path = self.path / "bank.json"
+        path, own = self.path / "bank.json", {"identity": self.identity, "versions": versions}
         if not path.is_file():
-            write_json(path, {"identity": self.identity, "versions": versions})
-        stored = json.loads(path.read_text(encoding="utf-8"))["versions"]
-        changed = [f"{name} {old} (here {versions[name]})" for name, old in stored.items() if versions[name] != old]
+            write_json(path, own)
+            return
+        identity = json.loads(json.dumps(self.identity))
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            damaged = stored["identity"] != identity or stored["versions"].keys() != versions.keys()
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no JSON, or of another shape
+            damaged = True
+        if damaged:
+            warnings.warn(f"{path} is damaged; it is written anew", stacklevel=3)
+            write_json(path, own)
+            return
+        found = stored["versions"].items()
+        changed = [f"{name} {old} (here {versions[name]})" for name, old in found if versions[name] != old]
         if changed:
             warnings.warn(f"the errors in {self.path.name} were computed with {', '.join(changed)}", stacklevel=3)
 
@@ -91,23 +102,28 @@ class ErrorBank(ErrorSource):
         own = f"-{_hash(json.dumps(list(prompts)), size=8).hex()}" if self.per_image else ""
         return self.path / f"{key:016x}{own}.errors"
 
-    @override
-    def load(self, key: int, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+    def _stored(self, key: int, prompts: Sequence[Prompt]) -> tuple[NDArray[np.float32], bool]:
+        """Return the errors of an image that its file has, NaN elsewhere, and whether the file is damaged."""
         unknown, path = super().load(key, prompts), self._entry(key, prompts)
         if not path.is_file():
-            return unknown
+            return unknown, False
         content = path.read_bytes()
         checksum, data = content[:CHECKSUM], content[CHECKSUM:]
         if checksum != _hash(self.path.name + path.name, data) or len(data) != unknown.nbytes:
-            warnings.warn(f"{path} is damaged; its errors are computed anew", stacklevel=2)
-            return unknown
-        return np.frombuffer(data, "<f4").reshape(unknown.shape).astype(np.float32)
+            return unknown, True
+        return np.frombuffer(data, "<f4").reshape(unknown.shape).astype(np.float32), False
+
+    @override
+    def load(self, key: int, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        errors, damaged = self._stored(key, prompts)
+        if damaged:
+            warnings.warn(f"{self._entry(key, prompts)} is damaged; its errors are computed anew", stacklevel=2)
+        return errors
 
     @override
     def save(self, key: int, prompts: Sequence[Prompt], errors: NDArray[np.float32]) -> None:
-        path = self._entry(key, prompts)
-        whole = np.where(np.isnan(errors), self.load(key, prompts), errors)  # with what others have stored meanwhile
-        data = whole.astype("<f4").tobytes()
+        known, _ = self._stored(key, prompts)  # others may have stored some meanwhile; `load` has named any damage
+        path, data = self._entry(key, prompts), np.where(np.isnan(errors), known, errors).astype("<f4").tobytes()
         write_whole(path, _hash(self.path.name + path.name, data) + data)
 
     def errors(

@@ -184,6 +184,48 @@ def test_damage_of_every_kind_is_noticed(make, tmp_path):
     np.testing.assert_allclose(again.errors(IMAGES), expected, rtol=1e-5)
 
 
+def test_damage_is_named_once(make):
+    bank = make()
+    expected = bank.errors(IMAGES[:1])
+    (path,) = bank.path.glob("*.errors")
+    path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="is damaged") as found:
+        np.testing.assert_array_equal(make().errors(IMAGES[:1]), expected)
+    assert len(found) == 1
+
+
+def test_a_damaged_description_is_written_anew(make):
+    bank = make()
+    expected, path = bank.errors(IMAGES), bank.path / "bank.json"
+    whole = path.read_bytes()
+    content = json.loads(whole)
+    other = {"identity": {}, "versions": {}}
+    shapes = [
+        1,
+        [],
+        {},
+        content | {"identity": other},
+        *({**content, "versions": value} for value in (1, [], {}, other)),
+    ]
+    damaged = [b"", whole[:-9], whole + b"garbage", b"[" * 9999, b"\xff", *(json.dumps(x).encode() for x in shapes)]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match=r"bank\.json is damaged; it is written anew") as found:
+            again = make()
+        assert len(found) == 1 and path.read_bytes() == whole
+        np.testing.assert_array_equal(again.errors(IMAGES), expected)
+        assert again.n_evaluations == 0
+
+
+def test_a_bit_that_flips_in_a_description_is_noticed(make):
+    path = make().path / "bank.json"
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
+        with pytest.warns(UserWarning, match="is damaged|were computed with"):
+            make()
+
+
 # Identity
 
 

@@ -12,7 +12,9 @@ import sys
 import time
 from functools import partial
 from importlib import metadata
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ import torch
 from PIL import Image
 
 import diffclf
-from diffclf import DiffusionClassifier, Exhaustive, Staged
+from diffclf import DiffusionClassifier, Exhaustive, Staged, __main__
 from diffclf.commands.evaluate import _write_csv
 from diffclf.commands.main import COMMANDS, main
 from diffclf.evaluator import Evaluator
@@ -65,6 +67,18 @@ def fails(capsys, *argv):
     lines = err.strip().splitlines()
     assert lines[-1].startswith("diffclf: error: ") and "Traceback" not in err
     return lines[-1].removeprefix("diffclf: error: ")
+
+
+def interrupt(monkeypatch, n_calls):
+    """Raise KeyboardInterrupt at one call of the evaluator."""
+    errors, calls = Evaluator.errors, count(1)
+
+    def counted(*args):
+        if next(calls) == n_calls:
+            raise KeyboardInterrupt
+        return errors(*args)
+
+    monkeypatch.setattr(Evaluator, "errors", counted)
 
 
 # classify
@@ -131,15 +145,7 @@ def test_classify_prints_a_line_of_json_as_each_image_finishes(capsys, tiny_sd_f
     status, out, _ = run(capsys, *command, "--jsonl")
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and sorted(rows, key=str) == sorted(whole, key=str)
-    errors, calls = Evaluator.errors, []
-
-    def stop(*args):
-        calls.append(args)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return errors(*args)
-
-    monkeypatch.setattr(Evaluator, "errors", stop)
+    interrupt(monkeypatch, 2)
     status, out, err = run(capsys, *command, "--jsonl", "--batch-size", 1)
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 130 and err.endswith("diffclf: interrupted\n")
@@ -208,15 +214,8 @@ def read_results(out):
 
 
 def test_evaluate_continues_where_it_was_stopped(capsys, tiny_sd_folder, folder, tmp_path, monkeypatch):
-    out, clean, errors, calls = tmp_path / "out", tmp_path / "clean", Evaluator.errors, []
-
-    def stop(*args):
-        calls.append(args)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return errors(*args)
-
-    monkeypatch.setattr(Evaluator, "errors", stop)
+    out, clean = tmp_path / "out", tmp_path / "clean"
+    interrupt(monkeypatch, 3)
     status, text, err = evaluate(capsys, folder, out, tiny_sd_folder, "--batch-size", 2)
     assert (status, text) == (130, "") and err.endswith("\ndiffclf: interrupted\n")
     n_done = len(list(out.glob("bank/*/*.errors")))
@@ -549,6 +548,15 @@ def test_a_closed_or_full_output_is_named(images):
         ["/bin/sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "diffclf", *command], capture_output=True, text=True
     )
     assert (closed.returncode, closed.stderr) == (2, "diffclf: error: standard output is closed\n")
+
+
+def test_an_interrupt_while_the_command_line_is_imported_is_silent(capsys, monkeypatch):
+    class Interrupted(ModuleType):
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "diffclf.commands.main", Interrupted("main"))
+    assert __main__.run() == 130 and capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("seconds", [0.15, 0.4, 1])
