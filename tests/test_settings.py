@@ -139,3 +139,21 @@ def test_a_value_below_the_least_one_is_refused(folder):
     assert resolve("01_x", parameters={"n_trials": 4})["n_trials"] == 4
     with pytest.raises(ValueError, match="n_trials of 01_x must be at least 4, got 3"):
         resolve("01_x", parameters={"n_trials": 3})
+
+
+LEAST = {
+    "01_shared_noise": {"n_trials": 2},
+    "02_timestep_sensitivity": {"n_trials": 10},
+    "03_timestep_strategies": {"n_trials": 10},
+    "09_supervised": {"n_images": 2},
+    "14_racing": {"race_trials": 8},
+}
+
+
+@pytest.mark.parametrize("notebook", LEAST)
+def test_values_with_which_a_committed_notebook_would_fail_late_are_refused(notebook):
+    for profile in profiles():
+        for name, least in LEAST[notebook].items():
+            assert resolve(notebook, profile, {name: least})[name] == least
+            with pytest.raises(ValueError, match=f"{name} of {notebook} must be at least {least}, got {least - 1}"):
+                plan(profile, [notebook], {name: least - 1})

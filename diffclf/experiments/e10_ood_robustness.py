@@ -155,8 +155,11 @@ def largest(networks: Mapping[str, SupervisedClassifier], family: str) -> str:
 def gallery(
     data: ImageSet, field: Field, names: Mapping[str, str], n: int = 6
 ) -> list[tuple[Any, str, dict[str, str]]]:
-    """Return the first n images with the true class and the answer of each classifier (role -> name)."""
-    named, images = data.classnames, load_images(data.first(n).images)
+    """Return the first n images with the true class and the answer of each classifier (role -> name).
+
+    The field may have answers on fewer images: then these.
+    """
+    named, images = data.classnames, load_images(data.first(min(n, len(field.labels))).images)
     answers = {role: [named[choice] for choice in field.chosen[name][:n]] for role, name in names.items()}
     return [
         (image, named[data.labels[i]], {role: given[i] for role, given in answers.items()})
