@@ -64,7 +64,7 @@ data-table: setup  ## bring the table of sizes in data/README.md up to date
 
 lock: setup  ## write requirements.lock anew; LOCK_FLAGS=--upgrade takes newer versions
 	@$(PIP) uv
-	@$(PY) -m uv pip compile pyproject.toml --quiet --all-extras --universal --fork-strategy fewest --no-emit-index-url --no-annotate --custom-compile-command "make lock" $(LOCK_FLAGS) -o requirements.lock > /dev/null
+	@$(PY) -m uv pip compile pyproject.toml --quiet --extra report --extra lab --extra data --extra dev --universal --fork-strategy fewest --no-emit-index-url --no-annotate --custom-compile-command "make lock" $(LOCK_FLAGS) -o requirements.lock > /dev/null
 
 # The stamp stands for a finished installation of these two files with this torch.
 .venv/installed: requirements.lock pyproject.toml .venv/torch.txt

@@ -10,7 +10,7 @@ from pathlib import Path
 DATA = Path(__file__).resolve().parent.parent / "data"
 README = DATA / "README.md"
 ROW = re.compile(r"^\| `(?P<folder>[^`]+)` \|[^|]*\|[^|]*\| (?P<origin>.*?) ?\|$", re.MULTILINE)
-FAMILY = re.compile(r"((?:mini|shortcut)-(?:resnet|vit)|shortcut-dit|filter)-.*")
+FAMILY = re.compile(r"((?:mini|shortcut)-(?:resnet|vit)|shortcut-dit|mini-clip|filter|features|synthetic)-.*")
 """Models that differ in their size or seed share a row."""
 TABLE = re.compile(r"^\| folder \|.*?(?=^(?!\|)|\Z)", re.MULTILINE | re.DOTALL)
 

@@ -37,7 +37,9 @@ def lock() -> dict[str, str]:
 
 
 def asked_for() -> list[Requirement]:
-    lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    """What the lock must pin; the extra `clip` brings torchvision and stays out of it."""
+    extras = PROJECT["optional-dependencies"]
+    lists = [PROJECT["dependencies"], *(lines for name, lines in extras.items() if name != "clip")]
     requirements = [Requirement(line) for lines in lists for line in lines]
     return [requirement for requirement in requirements if requirement.name != PROJECT["name"]]
 
@@ -119,7 +121,7 @@ def test_imports_are_declared():
 
 
 LAYERS = [
-    {"files", "texttable", "paths", "progress", "stats", "prompts", "images", "schedule"},
+    {"files", "texttable", "paths", "progress", "stats", "prompts", "images", "schedule", "temperature"},
     {"trials", "models"},
     {"errortable", "evaluator", "pruning"},
     {"search"},

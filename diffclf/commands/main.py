@@ -23,6 +23,7 @@ __all__ = ["build_parser", "main"]
 COMMANDS = {
     "classify": "say what is on images",
     "evaluate": "accuracy on a folder with one sub-folder of images per class",
+    "baseline": "accuracy of CLIP, synthetic data or features on such a folder",
     "reproduce": "run the notebooks",
     "report": "build the HTML report of a run",
     "reference": "keep the results of the full profile as the reference",

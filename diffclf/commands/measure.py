@@ -3,10 +3,8 @@
 import argparse
 from pathlib import Path
 
-from diffclf.baselines.supervised import load_supervised
 from diffclf.mini.card import write_card
-from diffclf.mini.measure import measure, measure_network
-from diffclf.mini.supervised import NETWORKS
+from diffclf.mini.measure import load_network, measure, measure_network
 from diffclf.models import load_model
 from diffclf.paths import data_dir
 
@@ -28,8 +26,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None and "@" in args.name:
         raise ValueError(f"--out must be given for a version along the training, {args.name}, which has no card")
     path = args.out or folder / "measures.json"
-    if args.name in NETWORKS:
-        measure_network(load_supervised(args.name), path)
+    if (folder / "config.json").is_file():
+        measure_network(load_network(args.name), path)
     else:
         measure(load_model(args.name, compile=args.compile), path, args.images, args.exhaustive)
     if args.out is None:

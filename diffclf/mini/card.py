@@ -1,6 +1,7 @@
 """The card of an embedded model: what it is, how it was made, what it can do, in words and pictures.
 
-The words are in templates: `card.md` for diffusion models, `network_card.md` for discriminative networks.
+The words are in templates: `card.md` for diffusion models, `network_card.md` for networks trained with labels,
+`opponent_card.md` for the CLIPs and the baselines of Table 1.
 """
 
 import json
@@ -18,6 +19,7 @@ from diffclf.datasets.world import COLOURS, HELD_OUT, ITEMS, OWN_COLOURS
 from diffclf.mini import sd, supervised
 from diffclf.mini.recipes import RECIPES
 from diffclf.mini.supervised import NETWORKS
+from diffclf.mini.synthetic import N_IMAGES
 from diffclf.models.layout import CALIBRATION
 
 __all__ = ["card_text", "write_card"]
@@ -31,9 +33,13 @@ def card_text(folder: Path) -> str:
     """
     if folder.name not in RECIPES:
         raise ValueError(f"model must be one of {list(RECIPES)}, got {folder.name!r}")
-    template = "network_card.md" if folder.name in NETWORKS else "card.md"
+    if folder.name in NETWORKS:
+        template, facts = "network_card.md", _network_facts(folder)
+    elif (folder / "config.json").is_file():
+        template, facts = "opponent_card.md", _opponent_facts(folder)
+    else:
+        template, facts = "card.md", _pipeline_facts(folder)
     text = Path(__file__).with_name(template).read_text(encoding="utf-8")
-    facts = _network_facts(folder) if folder.name in NETWORKS else _pipeline_facts(folder)
     return (
         Environment(trim_blocks=True, keep_trailing_newline=True)
         .from_string(text)
@@ -83,6 +89,19 @@ def _network_facts(folder: Path) -> dict[str, object]:
         "shortcut": network.shortcut,
         "versions": list(supervised.VERSIONS) if network.versions else [],
         "log": _read_logs(folder)["classifier"],
+    }
+
+
+def _opponent_facts(folder: Path) -> dict[str, object]:
+    """Return what the card of a CLIP or of a baseline of Table 1 needs beside the facts of every model."""
+    kind, _, task = folder.name.removeprefix("mini-").partition("-")
+    supervised = json.loads((folder.parent / "mini-resnet-l" / "measures.json").read_text())["item"]
+    return {
+        "kind": kind,
+        "supervised": supervised["accuracy"],
+        "n_per_class": N_IMAGES.get(task),
+        "n_parameters": _n_parameters(folder / "model.safetensors"),
+        "log": next(iter(_read_logs(folder).values())),
     }
 
 

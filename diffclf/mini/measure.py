@@ -8,30 +8,56 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffclf.baselines.supervised import SupervisedClassifier
+from diffclf.baselines.contrastive import load_contrastive
+from diffclf.baselines.features import load_features
+from diffclf.baselines.supervised import load_supervised
 from diffclf.datasets import ImageSet, load_dataset
 from diffclf.datasets.embedded import CAPTION_SETS
 from diffclf.datasets.world import held_out_mask
 from diffclf.files import write_json
 from diffclf.images import load_images, to_pixels
+from diffclf.mini.tasks import TASKS
+from diffclf.models import load_model
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning import Exhaustive, Staged, Strategy
 from diffclf.search import ErrorSource, compute_errors, search
 from diffclf.stats import proportion
 from diffclf.trials import TrialList, uniform
 
-__all__ = ["measure", "measure_network"]
+__all__ = ["Classifier", "load_network", "measure", "measure_network", "measured_sets"]
 
 N_TRIALS = 100
 STAGED_SIXTY = Staged(trials=(8, 20, 100), keep=(12, 4, 1), grid="nested")
 """For sixty classes: at most 944 evaluations an image instead of 6000."""
 ITEM_TASKS = {"item": "mini-items", "own colour": "mini-own-colour", "other colour": "mini-other-colour"}
 """Tasks of ten classes and their data sets; those of colours are for models that were trained with a shortcut."""
+
+ALSO = {"items": ("mini-footwear", "mini-tops"), "coloured-items": ("mini-held-out",)}
+"""Task of a baseline of Table 1 -> further data sets whose classes are among the task's."""
+TABLE_1 = ("mini-items", *ALSO["items"], "mini-colours", "mini-coloured-items", *ALSO["coloured-items"])
+
+
+class Classifier(Protocol):
+    """What a discriminative network is here: `SupervisedClassifier`, `ContrastiveClassifier`, `FeatureClassifier`."""
+
+    name: str
+
+    def predict(self, data: ImageSet) -> NDArray[np.int64]:
+        """Return (n_images,) positions of the chosen classes or captions."""
+
+
+def load_network(name: str) -> Classifier:
+    """Load a discriminative network by its built-in name."""
+    kind = name.removeprefix("mini-").partition("-")[0]
+    if kind == "clip":
+        return load_contrastive(name)
+    return load_features(name, load_model("mini-sd")) if kind == "features" else load_supervised(name)
 
 
 def _item_tasks(name: str) -> dict[str, str]:
@@ -120,11 +146,23 @@ def measure(model: DiffusionModel, path: Path, n_images: int = 1000, n_exhaustiv
     return results
 
 
-def measure_network(network: SupervisedClassifier, path: Path, n_images: int = 2000) -> dict:
+def measured_sets(name: str) -> dict[str, str]:
+    """Return task -> data set of a discriminative network by its name; several for CLIPs and baselines of Table 1."""
+    kind, _, task = Path(name).name.removeprefix("mini-").partition("-")
+    if kind == "clip":
+        return {
+            each.removeprefix("mini-").replace("-", " "): each for each in (*TABLE_1, "mini-binding", "mini-relation")
+        }
+    if kind in ("synthetic", "features"):
+        return {each.removeprefix("mini-").replace("-", " "): each for each in (TASKS[task], *ALSO.get(task, ()))}
+    return _item_tasks(name)
+
+
+def measure_network(network: Classifier, path: Path, n_images: int = 2000) -> dict:
     """Measure a discriminative network on test images of its tasks; write the results to a JSON file, return them."""
     results = {}
-    for task, dataset in _item_tasks(network.name).items():
-        data = load_dataset(dataset, "test", n_images)
+    for task, dataset in measured_sets(network.name).items():
+        data = load_dataset(dataset, "test").first(n_images)
         results[task] = _accuracy(network.predict(data) == data.labels)
     write_json(path, results)
     return results

@@ -10,7 +10,10 @@ from PIL.Image import Image
 
 from diffclf.mini import dit, sd
 from diffclf.mini.clip import CLIPS, train_clip
+from diffclf.mini.features import train_features
 from diffclf.mini.supervised import NETWORKS, train_supervised
+from diffclf.mini.synthetic import train_synthetic
+from diffclf.mini.tasks import TASKS
 from diffclf.mini.training import Job
 
 __all__ = ["RECIPES", "Recipe"]
@@ -50,6 +53,8 @@ RECIPES = {
         for seed in (1, 2, 3)
         for objective in sd.OBJECTIVES
     },
+    **{f"synthetic-{task}": Recipe(partial(train_synthetic, task=task), None, hours=0.5) for task in TASKS},
+    **{f"features-{task}": Recipe(partial(train_features, task=task), None, hours=0.3) for task in TASKS},
     **{name: Recipe(partial(train_clip, size=size), None, hours=1.0) for name, size in CLIPS.items()},
     **{name: Recipe(partial(train_supervised, network=network), None, hours=0.2) for name, network in NETWORKS.items()},
 }
