@@ -20,6 +20,7 @@ from diffclf.models import layout
 from diffclf.models.compiled import CompiledDenoiser
 from diffclf.models.latent import LatentDiffusionModel, noise_schedule
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
+from diffclf.models.sanity import warn_if_wrong
 from diffclf.paths import data_dir
 
 __all__ = ["built_in_models", "load_model", "quiet"]
@@ -73,6 +74,7 @@ def load_model(
             model = model_class(pipeline, name, **{entry: index.get(entry) for entry in model_class.index_entries})
     with _explained(f"{name} cannot be used: a part fails on a black image or an empty prompt", folder):
         _try_out(model)
+    warn_if_wrong(model)
     model.stored_calibration = stored
     if compile:
         model.denoise = CompiledDenoiser(model.denoise)
