@@ -14,6 +14,7 @@ from diffclf.baselines.nearest_mean import learn_nearest_mean
 from diffclf.datasets import ImageSet, load_dataset
 from diffclf.datasets.embedded import CAPTION_SETS, CLASS_SETS, ITEM_SETS, PAIR_SETS
 from diffclf.datasets.folder import ClassFolder, unreadable
+from diffclf.datasets.hub import HUB
 from diffclf.datasets.imagenet import IMAGENET_A, OBJECTNET
 from diffclf.datasets.photos import load_photos
 from diffclf.datasets.world import COLOURS, HELD_OUT, ITEMS, OPPOSITE, held_out_mask
@@ -289,6 +290,24 @@ def test_pets_of_the_hub(hub, split, hub_split, n):
     assert images.prompts["maine coon 3"] == "a photo of a maine coon 3, a type of pet"
     assert np.bincount(images.labels).tolist() == [2] * 37
     assert images.images == [f"image of {label}" for label in images.labels]
+
+
+@pytest.mark.parametrize(
+    ("name", "repo", "column", "prompt"),
+    [
+        ("food101", "ethz/food101", "image", "a photo of kind 3, a type of food"),
+        ("cifar10", "uoft-cs/cifar10", "img", "a photo of a kind 3"),
+        ("flowers", "dpdl-benchmark/oxford_flowers102", "image", "a photo of a kind 3, a type of flower"),
+        ("stl10", "tanganke/stl10", "image", "a photo of a kind 3"),
+    ],
+)
+def test_other_sets_of_table_1(hub, name, repo, column, prompt):
+    source = HUB[name]
+    split, n = source.splits["test"]
+    hub.return_value = Table(n, [f"kind_{i}" for i in range(source.n_classes)], source.n_classes, column)
+    images = load_dataset(name, n_images=2 * source.n_classes)
+    hub.assert_called_once_with(repo, split=split)
+    assert images.prompts["kind 3"] == prompt and (np.bincount(images.labels) == 2).all()
 
 
 @pytest.fixture

@@ -43,7 +43,8 @@ class HubSource(NamedTuple):
     indices: tuple[int | None, ...] | None = None
 
 
-_TAR_FILES = {"template": "a photo of a {}", "label": "cls", "names": "classnames.txt", "files": "test/*.tar"}
+_TAR = {"label": "cls", "names": "classnames.txt"}
+_TAR_FILES = {"template": "a photo of a {}", **_TAR, "files": "test/*.tar"}
 
 HUB = {
     "pets": HubSource(
@@ -52,6 +53,45 @@ HUB = {
         n_classes=37,
         template="a photo of a {}, a type of pet",
         licence="CC-BY-SA-4.0",
+    ),
+    "food101": HubSource(
+        "ethz/food101",
+        splits={"tune": ("train", 75_750), "test": ("validation", 25_250)},
+        n_classes=101,
+        template="a photo of {}, a type of food",
+        licence="fair use for research",
+    ),
+    "cifar10": HubSource(
+        "uoft-cs/cifar10",
+        splits={"tune": ("train", 50_000), "test": ("test", 10_000)},
+        n_classes=10,
+        template="a photo of a {}",
+        licence="none stated",
+        image="img",
+    ),
+    "aircraft": HubSource(
+        "clip-benchmark/wds_fgvc_aircraft",
+        splits={"test": ("test", 3333)},
+        n_classes=100,
+        template="a photo of a {}, a type of aircraft",
+        licence="non-commercial research",
+        image="webp",
+        files="test/*.tar",
+        **_TAR,
+    ),
+    "flowers": HubSource(
+        "dpdl-benchmark/oxford_flowers102",
+        splits={"tune": ("train", 1020), "test": ("test", 6149)},
+        n_classes=102,
+        template="a photo of a {}, a type of flower",
+        licence="none stated",
+    ),
+    "stl10": HubSource(
+        "tanganke/stl10",
+        splits={"tune": ("train", 5000), "test": ("test", 8000)},
+        n_classes=10,
+        template="a photo of a {}",
+        licence="none stated; made of ImageNet",
     ),
     "imagenet": HubSource(  # gated; 25 validation images of each class in either half
         "ILSVRC/imagenet-1k",
@@ -95,9 +135,9 @@ HUB = {
 def load_hub(name: str, split: str = "test", n_images: int | None = None, seed: int = 0) -> ImageSet:
     """Download (once) and return a data set of the hub, the classes in nearly equal numbers.
 
-    Arguments as for `load_dataset`. "tune" of "pets" is the hub's training split, which a zero-shot classifier does not
-    need; "tune" and "test" of "imagenet" are the two halves of the validation images, because networks have seen the
-    training images. "imagenet-v2", "imagenet-a" and "objectnet" are test sets only.
+    Arguments as for `load_dataset`. "tune" is the hub's training split, which a zero-shot classifier does not need;
+    "tune" and "test" of "imagenet" are the two halves of the validation images, because networks have seen the training
+    images. "imagenet-v2", "imagenet-a", "objectnet" and "aircraft" are test sets only.
 
     Raises:
         ModuleNotFoundError: the package `datasets` is not installed.

@@ -247,7 +247,8 @@ def confusion_rows(
         row |= {"DiT": 100 * ours.mean(), "networks": 100 * theirs.mean() / len(networks)}
         found.append((ours.sum() + theirs.sum() / len(networks), row, len(networks) * ours - theirs, field.groups[own]))
     found = sorted(found, key=lambda entry: -entry[0])[:n_rows]
-    return [row | {"difference": 100 / len(networks) * mean(gaps, groups=groups, signed=True)} for _, row, gaps, groups in found]
+    scale = 100 / len(networks)
+    return [row | {"difference": scale * mean(gaps, groups=own, signed=True)} for _, row, gaps, own in found]
 
 
 def majority(field: Field, names: Sequence[str]) -> NDArray[np.int64]:

@@ -24,11 +24,19 @@ __all__ = ["Outcome", "Sweep", "run_once"]
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """One strategy on n images: the class that it chose (n,), whether it is right (n,), evaluations spent (n,)."""
+    """One strategy on n images.
+
+    Attributes:
+        chosen: (n,) the class that it chose.
+        right: (n,) whether that is the label.
+        spent: (n,) denoiser evaluations.
+        scores: (n, n_classes) minus the mean errors; None where they were not kept.
+    """
 
     chosen: NDArray[np.int64]
     right: NDArray[np.bool_]
     spent: NDArray[np.int64]
+    scores: NDArray[np.float64] | None = None
 
     @property
     def cost(self) -> float:
@@ -42,11 +50,13 @@ class Outcome:
 
 def run_once(bank: ErrorBank, data: ImageSet, strategy: Strategy, desc: str = "images") -> Outcome:
     """Run one strategy among the classes of a data set, whose prompts are the bank's; no table is kept in memory."""
-    names, chosen, spent = data.classnames, [], []
+    names, rows, spent = data.classnames, [], []
     for table in search(bank, data.images, strategy.prepare(bank.model, names), classnames=names, desc=desc):
-        chosen.append(prompt_scores(table.errors).argmax())
+        rows.append(prompt_scores(table.errors)[: len(names)])
         spent.append(table.n_evaluations)
-    return Outcome(np.array(chosen), np.array(chosen) == data.labels, np.array(spent))
+    scores = np.stack(rows)
+    chosen = scores.argmax(axis=1)
+    return Outcome(chosen, chosen == data.labels, np.array(spent), scores)
 
 
 class Sweep:
