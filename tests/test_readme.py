@@ -20,7 +20,7 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 FRACTION = re.compile(r"(\d+\.\d+)")
 LINK = r"\[\d\d\]\(\.\./notebooks/(\d\d_\w+)\.ipynb\)"
-CHEAP = ("classify", "evaluate", "reproduce")
+CHEAP = ("classify", "evaluate", "baseline", "reproduce")
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

@@ -6,9 +6,9 @@ from diffclf.workbook.run.cost import evaluations
 from diffclf.workbook.run.plan import plan
 from diffclf.workbook.settings import profiles, read_notebook_file, resolve
 
-# Denoiser evaluations that two cores do in the minutes that the notebooks have: at mini about 24, at 750 a second;
+# Denoiser evaluations that two cores do in the minutes that the notebooks have: at mini about 25, at 1500 a second;
 # at smoke a few seconds each.
-LIMITS = {"smoke": 40_000, "mini": 1_700_000}
+LIMITS = {"smoke": 50_000, "mini": 2_200_000}
 
 
 @pytest.fixture

@@ -218,7 +218,10 @@ def test_parameters_cell_takes_model_images_number_and_seed(cells):
     assert len(source(cell).splitlines()) <= 8
     values = {}
     exec(source(cell), values)
-    values.setdefault("dataset", "" if "wb.tasks" in str(cells) else None)  # a notebook about tasks has no one data set
+    # A notebook about several models, or several tasks, has no one model or data set.
+    several = {"model": ["wb.checkpoints"], "dataset": ["wb.tasks", "wb.checkpoints"]}
+    for key, words in several.items():
+        values.setdefault(key, "" if any(word in str(cells) for word in words) else None)
     assert [values[key] for key in ("profile", "model", "dataset", "n_images", "seed")] == ["", "", "", 0, 0]
 
 
