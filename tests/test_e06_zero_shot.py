@@ -10,7 +10,10 @@ from diffclf.datasets import ImageSet
 from diffclf.experiments import e06_zero_shot as e06
 from diffclf.experiments.field import Field
 from diffclf.experiments.sweep import Outcome
+from diffclf.stats import Estimate
+from diffclf.temperature import fit_temperature
 from diffclf.workbook.claims import claim_record, read_claims
+from diffclf.workbook.plots import nb06
 
 OTHER = "CLIP ResNet-50"
 
@@ -66,13 +69,14 @@ def test_the_reading_names_tasks_that_are_told_apart():
     labels = np.zeros(100, int)
     tasks = {"easy": task(labels), "hard": task(labels, ours=np.repeat([0, 1], [20, 80]))}
     rows = [e06.OURS, OTHER]
-    means, against = e06.reading(tasks, rows, e06.paired_rows(tasks, rows))
+    means, rest, against = e06.reading(tasks, rows, e06.paired_rows(tasks, rows))
+    assert rest == f"Means over the tasks without hard: {e06.OURS} 100.0, {OTHER} 100.0 points."
     assert means == f"Means over 2 tasks: {e06.OURS} 60.0, {OTHER} 100.0 points."
     assert against == f"Against {OTHER} the diffusion classifier is less accurate on hard (Holm, 5%)."
     tasks["hard"] = task(labels, theirs=np.repeat([0, 1], [20, 80]))
-    assert "is more accurate on hard (Holm" in e06.reading(tasks, rows, e06.paired_rows(tasks, rows))[1]
+    assert "is more accurate on hard (Holm" in e06.reading(tasks, rows, e06.paired_rows(tasks, rows))[-1]
     tasks["hard"] = task(labels)
-    assert "is not told apart on any task" in e06.reading(tasks, rows, e06.paired_rows(tasks, rows))[1]
+    assert "is not told apart on any task" in e06.reading(tasks, rows, e06.paired_rows(tasks, rows))[-1]
 
 
 @pytest.mark.parametrize(("wrong", "verdict"), [(0, "undecided"), (40, "does not hold"), (-40, "holds")])
@@ -168,6 +172,7 @@ def test_coverage_keeps_the_most_confident_images_and_shares_ties():
     confidence, right = np.arange(10.0), np.array([False] * 5 + [True] * 5)
     curve = e06.coverage_curve(confidence, right, np.arange(10))
     assert [each.value for each in curve] == pytest.approx([100] * 5 + [100 * 5 / k for k in range(6, 11)])
+    assert all(0 <= each.low <= each.value <= each.high <= 100 for each in curve)
     tied = e06.coverage_curve(np.zeros(10), right, np.arange(10))
     assert [each.value for each in tied] == pytest.approx([50] * 10)
     signals = e06.confidences(
@@ -188,3 +193,33 @@ def test_evaluations_grow_with_every_size():
     assert cost == 10 * (80 + 120) + 10 * (160 + 96 + 120) + (10 + 5) * 200
     for name in ("n_images", "n_tune", "race_trials"):
         assert e06.evaluations(settings | {name: 2 * settings[name]}) > cost
+
+
+def test_a_temperature_that_cannot_be_fitted_is_one_with_a_word():
+    data = task([0, 1, 0]).data
+    right = np.eye(2)[data.labels]
+    with pytest.warns(UserWarning, match="the temperature stays 1: .* 100% right of 3"):
+        assert e06.fitted_temperature(lambda data: right, data, 8) == 1
+    some = np.array([[2.0, 0], [0, 2], [0, 1]])
+    fitted = e06.fitted_temperature(lambda data: some, data, 8)
+    assert fitted == pytest.approx(fit_temperature(8 * some, data.labels))
+
+
+def test_figures_say_their_numbers():
+    ours, paper = {"a": {"mini-items": 81.25}}, {"a": {"Food101": 77.7}}
+    figure = nb06.heat_map(ours, paper)
+    assert [text.get_text() for ax in figure.axes for text in ax.texts] == ["81.2", "77.7"]
+    assert "mini-items 81.2" in nb06.heat_map_alt(ours, paper) and "Food101 77.7" in nb06.heat_map_alt(ours, paper)
+    found = {"a": {"a {}": Estimate(50, 40, 60), "ensemble": Estimate(55, 45, 65)}}
+    ax = nb06.template_dots(found).axes[0]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["“a {}”", "ensemble"]
+    assert "a: a {} 50.0 [40.0, 60.0], ensemble 55.0 [45.0, 65.0]" in nb06.template_dots_alt(found)
+    bins = {"one": (np.array([60.0, 90.0]), [Estimate(50, 40, 60), Estimate(100, 90, 100)])}
+    ax = nb06.reliability_panels({**bins, "two": bins["one"]}).axes[0]
+    assert ax.lines[0].get_xydata().tolist() == [[0, 0], [100, 100]]
+    assert ax.lines[1].get_xydata().tolist() == [[60, 50], [90, 100]]
+    assert "one: 60: 50, 90: 100" in nb06.reliability_panels_alt(bins)
+    curve = {"margin": [Estimate(90, 80, 95), Estimate(70, 60, 80)]}
+    ax = nb06.coverage_curves(np.array([0.5, 1.0]), curve, 70.0).axes[0]
+    assert ax.lines[0].get_xydata().tolist() == [[49.2, 90], [99.2, 70]]
+    assert "50% 90.0, 100% 70.0" in nb06.coverage_curves_alt(np.array([0.5, 1.0]), curve, 70.0)

@@ -68,6 +68,8 @@ def test_steps_and_accuracies_by_hand():
         "x": [50, -25], "y": [0, 50], "average": [25, 12.5],
     }  # fmt: skip
     assert list(found["x"]) == ["v1 to v2", "v2 to v3"]
+    few = e12.steps({"x": four(0, 1, n=3)})["x"]["v1 to v2"]
+    assert tuple(few) == (100, -100, 100), "too few images for an interval: all possible gains"
     accuracy = e12.accuracies(tasks)
     assert [round(own.value, 9) for own in accuracy["average"].values()] == [37.5, 62.5, 75]
     rows = e12.accuracy_rows(tasks, accuracy)

@@ -5,12 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from test_training import run_recipe
 from torch.nn.functional import cross_entropy
 
 from diffclf.baselines.features import FeatureClassifier, Head, load_features, mid_features, save_head
 from diffclf.baselines.fitting import Fit, fit
 from diffclf.datasets import load_dataset
+from diffclf.datasets.world import render, sample_scenes
 from diffclf.images import load_images, to_pixels
+from diffclf.mini.card import write_card
+from diffclf.mini.features import _cached_features
+from diffclf.mini.measure import measure_network
+from diffclf.mini.tasks import TASKS
 from diffclf.models.protocol import ModelError
 from diffclf.trials import Trials, image_key
 
@@ -41,7 +47,8 @@ def test_features_are_the_middle_blocks_output_whatever_the_batch(tiny_sd):
 
 
 def test_the_head_has_table_11s_layers():
-    head = Head(1024, 5)
+    with torch.device("meta"):
+        head = Head(1024, 5)
     wide = dict.fromkeys(("conv4 x2", "conv5 x2"), "3x3x2560")
     assert head.layers() == {"conv1": "3x3x1280", "conv3 x2": "3x3x1280", **wide}
     small = Head(16, 5).eval()
@@ -77,6 +84,44 @@ def test_a_head_comes_back_with_its_model_and_no_other(tiny_sd, mini_sd, tmp_pat
 def test_a_model_without_a_u_net_has_no_features(tiny_dit):
     with pytest.raises(ModelError, match="features need a Stable Diffusion, .* got .*dit"):
         mid_features(tiny_dit, [torch.zeros(3, 32, 32)])
+
+
+def test_features_are_computed_again_for_other_scenes(tiny_sd, tmp_path):
+    labels, path = np.arange(40) % 10, tmp_path / "features.pt"
+    photos = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    scenes, others = (sample_scenes(labels, 6, 0, rng=np.random.default_rng(seed)) for seed in (1, 2))
+    first = _cached_features(tiny_sd, scenes, photos, path)
+    images = render(scenes, photos)
+    mirrored = [images[0], images[1, :, ::-1]]
+    naive = mid_features(tiny_sd, [to_pixels(image, 32) for image in load_images(mirrored)])
+    torch.testing.assert_close(first[:2].float(), naive, rtol=2e-3, atol=2e-3)
+    torch.save(first + 0.002, path)
+    assert torch.equal(_cached_features(tiny_sd, scenes, photos, path), first + 0.002)  # read, not computed
+    assert not torch.isclose(_cached_features(tiny_sd, others, photos, path), first).all()
+    assert torch.equal(_cached_features(tiny_sd, scenes, photos, path), first)
+
+
+def test_a_head_is_trained_exported_measured_and_has_a_card(mini_sd, tmp_path):
+    folder = run_recipe("features-coloured-items", tmp_path)
+    network = load_features(folder, mini_sd)
+    assert network.labels == load_dataset("mini-coloured-items", "tune", 1).classnames
+    found = measure_network(network, folder / "measures.json", n_images=10)
+    assert list(found) == ["coloured items", "held out"] and found["held out"]["n"] == 10
+    write_card(folder)
+    card = (folder / "README.md").read_text()
+    assert "Table 11" in card and "| held out |" in card and "load_features" in card
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_shipped_heads_know_the_classes_of_their_data_set(task, mini_sd):
+    network = load_features(f"features-{task}", mini_sd)
+    assert network.labels == load_dataset(f"mini-{task}", "tune", 1).classnames
+    assert network.head.layers() == {
+        "conv1": "3x3x80",
+        "conv3 x2": "3x3x80",
+        "conv4 x2": "3x3x160",
+        "conv5 x2": "3x3x160",
+    }
 
 
 # Training

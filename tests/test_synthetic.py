@@ -3,18 +3,28 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_training import run_recipe
 from tiny import save_class_folder
 
+from diffclf.baselines.contrastive import load_contrastive
+from diffclf.baselines.features import load_features
 from diffclf.baselines.fitting import Fit
 from diffclf.baselines.supervised import load_supervised
-from diffclf.baselines.synthetic import augment, build_resnet, sample_images, train_on_images
+from diffclf.baselines.synthetic import augment, build_processor, build_resnet, sample_images, train_on_images
 from diffclf.commands.main import main
 from diffclf.datasets import load_dataset
+from diffclf.datasets.folder import load_folder
+from diffclf.images import to_pixels
+from diffclf.mini.card import write_card
+from diffclf.mini.measure import measure_network
+from diffclf.mini.tasks import TASKS
+from diffclf.models import load_model
 
 # Samples
 
@@ -34,6 +44,27 @@ def test_samples_are_those_of_the_pipeline_whatever_the_batch(tiny_sd):
         generator=torch.Generator().manual_seed(number), output_type="np",
     ).images[0]  # fmt: skip
     assert np.abs((alone * 255).round() - images[5]).max() <= 1
+
+
+def test_a_killed_sampling_goes_on_with_the_batch_it_stopped_at(tiny_sd, tmp_path, monkeypatch):
+    prompts, options = ["a photo of a bag", "a photo of a boot"], {"n_steps": 2, "batch_size": 2}
+    whole, _ = sample_images(tiny_sd.pipeline, prompts, 3, **options)
+    calls, decode = [], tiny_sd.pipeline.vae.decode
+
+    def dies(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(tiny_sd.pipeline.vae, "decode", dies)
+    with pytest.raises(KeyboardInterrupt):
+        sample_images(tiny_sd.pipeline, prompts, 3, **options, folder=tmp_path)
+    again, labels = sample_images(tiny_sd.pipeline, prompts, 3, **options, folder=tmp_path)
+    assert len(calls) == 4 and labels.tolist() == [0, 0, 0, 1, 1, 1]
+    np.testing.assert_array_equal(again, whole)
+    other, _ = sample_images(tiny_sd.pipeline, prompts, 3, **options, seed=1, folder=tmp_path)
+    assert len(calls) == 7 and (other != whole).any()
 
 
 def test_augmentation_moves_and_mirrors_and_without_a_generator_nothing():
@@ -69,7 +100,42 @@ def test_large_images_get_a_resnet_50():
     assert list(network.config.depths) == [3, 4, 6, 3] and network.config.layer_type == "bottleneck"
 
 
+def test_the_processor_is_the_diffusion_models_preprocessing():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 47, 3), dtype=np.uint8))
+    found = build_processor(32)([image], return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(found, to_pixels(image, 32))
+
+
+# The recipe
+
+
+def test_a_network_of_samples_is_trained_exported_measured_and_has_a_card(tmp_path):
+    folder = run_recipe("synthetic-items", tmp_path)
+    network = load_supervised(folder)
+    assert network.labels == load_dataset("mini-items", "tune", 1).classnames
+    found = measure_network(network, folder / "measures.json", n_images=10)
+    assert list(found) == ["items", "footwear", "tops"] and all(entry["n"] == 10 for entry in found.values())
+    write_card(folder)
+    card = (folder / "README.md").read_text()
+    assert "1000 of each class" in card and "| tops |" in card and "load_supervised" in card
+
+
+@pytest.mark.parametrize("name", [f"synthetic-{task}" for task in TASKS])
+def test_shipped_networks_know_the_classes_of_their_data_set(name):
+    data = load_dataset("mini-" + name.removeprefix("synthetic-"), "tune", 5)
+    assert load_supervised(name).labels == data.classnames
+
+
 # The command
+
+
+def save_reds(path, n_images, names=("bag", "boot")):
+    """Save n plain red images, in turn into each class's folder."""
+    for number in range(n_images):
+        place = path / names[number % len(names)]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number * 9, 0, 0)).save(place / f"{number}.png")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -78,52 +144,65 @@ def folder(tmp_path_factory):
 
 
 def test_clip_on_a_folder(folder, tmp_path, capsys):
-    out = tmp_path / "predictions.csv"
-    assert main(["baseline", "clip", str(folder), "--model", "mini-clip-small", "--out", str(out)]) == 0
+    assert main(["baseline", "clip", str(folder), "--model", "mini-clip-small", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    rows = list(csv.DictReader(out.read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert len(rows) == 6 and {row["image"] for row in rows} >= {"bag/L.png", "boot/RGB.png"}
     assert said.startswith(f"accuracy {right / 6:.2%}, 95% interval") and f"(Wilson; {right} of 6 images)" in said
+    data = load_folder(folder, "all")
+    for place, p in zip(data.images, load_contrastive("mini-clip-small").probabilities(data), strict=True):
+        row = next(row for row in rows if row["image"] == f"{place.parent.name}/{place.name}")
+        assert row["predicted"] == data.classnames[p.argmax()] and float(row["probability"]) == pytest.approx(p.max())
+        assert row["correct"] == str(row["label"] == row["predicted"])
 
 
 @pytest.mark.parametrize("name", ["synthetic", "features"])
-def test_baselines_that_learn_on_a_folder(name, folder, tiny_sd_folder, tmp_path, capsys):
-    train = tmp_path / "train"
-    for number in range(24):
-        place = train / ("bag", "boot")[number % 2]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 32), (number * 9, 0, 0)).save(place / f"{number}.png")
-    options = ["--train", str(train)] if name == "features" else ["--samples", "8", "--steps", "2"]
-    words = ["baseline", name, str(folder), "--model", str(tiny_sd_folder), "--epochs", "2", "--json", *options]
-    assert main(words) == 0
+def test_a_baseline_that_learns_gives_the_same_twice_and_leaves_its_network(
+    name, folder, tiny_sd_folder, tmp_path, capsys
+):
+    learned, test = save_reds(tmp_path / "data" / "train", 24), tmp_path / "data" / "test"
+    shutil.copytree(folder, test)
+    words = [str(folder), "--samples", "8", "--steps", "2"] if name == "synthetic" else [str(learned.parent)]
+    words = ["baseline", name, *words, "--model", str(tiny_sd_folder), "--device", "cpu", "--epochs", "2", "--json"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
     first = json.loads(capsys.readouterr().out)
-    assert first["baseline"] == name and first["n_images"] == 6 and 0 <= first["accuracy"]["value"] <= 1
+    assert first["baseline"] == name and first["n_images"] == 6
+    assert first["accuracy"]["value"] == first["n_correct"] / 6
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out) == first
+    if name == "synthetic":
+        network = load_supervised(tmp_path / "out")
+    else:
+        network = load_features(tmp_path / "out", load_model(tiny_sd_folder, device="cpu"))
+    data = load_folder(folder, "all")
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
+    found = dict(zip([f"{path.parent.name}/{path.name}" for path in data.images], network.predict(data), strict=True))
+    assert [row["predicted"] for row in rows] == [data.classnames[found[row["image"]]] for row in rows]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["features", "FOLDER"], "--train is for features, which need it, got features with --train None"),
-        (["clip", "FOLDER", "--train", "FOLDER"], "--train is for features"),
+        (["features", "FOLDER"], "features need other images to test on: --test, or .*/train and .*/test"),
         (["clip", "nowhere"], "folder not found: nowhere"),
+        (["clip", "EMPTY"], "has no sub-folders, expected one of images per class"),
+        (["clip", "BROKEN"], "bag/L.png is empty"),
+        (["clip", "FOLDER", "--out", "INSIDE"], "out must not lie inside the folder of images"),
         (["clip", "FOLDER", "--template", "a"], "template must contain {}"),
         (["clip", "FOLDER", "--model", "nothing"], "no CLIP 'nothing'"),
         (["synthetic", "FOLDER", "--model", "mini-dit"], "synthetic needs a model of text with a U-Net"),
-        (["features", "FOLDER", "--train", "OTHER"], "classes of .* must be those of .*, got boot, coat"),
+        (["features", "FOLDER", "--test", "OTHER"], "classes of .* must be those of .*, got bag, boot"),
+        (["features", "FEW", "--test", "FOLDER"], "must have at least 2 images each, got 1 of boot"),
     ],
 )
 def test_the_command_says_what_is_wrong(words, message, folder, tmp_path, capsys):
-    other = save_class_folder(tmp_path / "other", ("boot", "coat"))
-    places = {"FOLDER": str(folder), "OTHER": str(other)}
-    assert main(["baseline", *(places.get(word, word) for word in words)]) == 2
+    places = {"FOLDER": folder, "OTHER": save_class_folder(tmp_path / "other", ("boot", "coat"))}
+    places |= {"FEW": save_reds(tmp_path / "few", 3), "EMPTY": tmp_path / "empty", "BROKEN": tmp_path / "broken"}
+    places["INSIDE"] = folder / "results"
+    places["EMPTY"].mkdir()
+    shutil.copytree(folder, places["BROKEN"])
+    (places["BROKEN"] / "bag" / "L.png").write_bytes(b"")
+    assert main(["baseline", *(str(places.get(word, word)) for word in words)]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1, error
-
-
-@pytest.mark.parametrize("name", ["synthetic-items", "synthetic-coloured-items"])
-def test_shipped_networks_know_the_classes_of_their_data_set(name):
-    data = load_dataset("mini-" + name.removeprefix("synthetic-"), "tune", 5)
-    assert load_supervised(name).labels == data.classnames

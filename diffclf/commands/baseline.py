@@ -32,6 +32,7 @@ from diffclf.datasets.folder import load_folder, shown, unreadable
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import load_image, to_pixels
 from diffclf.models import load_model
+from diffclf.models.loading import quiet
 from diffclf.models.protocol import DiffusionModel
 from diffclf.models.stable_diffusion import StableDiffusionModel
 from diffclf.progress import progress
@@ -105,8 +106,8 @@ def _load_data(args: argparse.Namespace) -> tuple[Path, ImageSet, ImageSet | Non
     """Return the folder of the test images, the test images, and the training images of features.
 
     Raises:
-        ValueError: other classes in training than in test, a class of one training image, or images that cannot be
-            used.
+        ValueError: other classes in training than in test, a class of one training image, results inside the
+            folder of images, or images that cannot be used.
     """
     own_test, own_train = args.folder / "test", args.folder / "train"
     place = args.test or (own_test if own_test.is_dir() else args.folder)
@@ -124,6 +125,8 @@ def _load_data(args: argparse.Namespace) -> tuple[Path, ImageSet, ImageSet | Non
         if n_images.min() < 2:
             few = train.classnames[n_images.argmin()]
             raise ValueError(f"classes of {source} must have at least 2 images each, got {n_images.min()} of {few}")
+    if args.out is not None and args.out.resolve().is_relative_to(args.folder.resolve()):
+        raise ValueError(f"out must not lie inside the folder of images {args.folder}, got {args.out}")
     if bad := unreadable([*data.images, *(train.images if train else [])]):
         raise ValueError(first_reasons(bad))
     return place, data, train
@@ -148,8 +151,9 @@ def _train_on_samples(args: argparse.Namespace, model: StableDiffusionModel, dat
     train_on_images(network, images, labels, Fit(n_epochs=args.epochs), args.seed)
     processor = build_processor(model.image_size)
     if args.out is not None:
-        network.save_pretrained(args.out)
-        processor.save_pretrained(args.out)
+        with quiet():
+            network.save_pretrained(args.out)
+            processor.save_pretrained(args.out)
     return SupervisedClassifier(network, processor, args.name)
 
 

@@ -21,6 +21,7 @@ Sources:
     Guo, Pleiss, Sun, Weinberger 2017, arXiv 1706.04599 (ECE). Brier 1950, "Verification of forecasts".
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -68,6 +69,7 @@ __all__ = [
     "log_loss",
     "mean_difference",
     "paired_rows",
+    "paper_heights",
     "probabilities",
     "reading",
     "reliability",
@@ -204,6 +206,11 @@ def accuracy(answers: Answers, row: str) -> Estimate:
     if answers.per_class:
         return 100 * mean(right * _weights(answers) * len(right), groups=answers.field.groups)
     return 100 * clopper_pearson(int(right.sum()), len(right))
+
+
+def paper_heights(table1: Mapping[str, Any], rows: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the paper's accuracy of each row on each of its data sets, in points."""
+    return {row: dict(zip(table1["columns"], table1["rows"][row], strict=True)) for row in rows}
 
 
 def heights(tasks: Mapping[str, Answers], row: str) -> dict[str, float]:
@@ -378,19 +385,33 @@ def coverage_curve(confidence: NDArray, right: NDArray, groups: NDArray) -> list
         kept = weights > 0
         value = float((weights * right).sum() / k)
         spread = mean(right[kept], groups=groups[kept])
-        found.append(100 * Estimate(value, spread.low + value - spread.value, spread.high + value - spread.value))
+        ends = (end + value - spread.value for end in (spread.low, spread.high))
+        found.append(100 * Estimate(value, *(min(max(end, 0.0), 1.0) for end in ends)))
     return found
 
 
 def fitted_temperature(score: Callable[[ImageSet], NDArray], tune: ImageSet, n_elements: int) -> float:
-    """Return the temperature that fits the scores of tune images; `n_elements` are those of the latent."""
-    return fit_temperature(score(tune) * n_elements, tune.labels)
+    """Return the temperature that fits the scores of tune images; `n_elements` are those of the latent.
+
+    Where no temperature fits, such as with images that are all answered rightly, it is 1, and a warning says so.
+    """
+    try:
+        return fit_temperature(score(tune) * n_elements, tune.labels)
+    except ValueError as error:
+        warnings.warn(f"the temperature stays 1: {error}", stacklevel=2)
+        return 1.0
 
 
 def reading(tasks: Mapping[str, Answers], rows: Sequence[str], paired: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a run shows of Table 1, as sentences; `paired` are the rows of `paired_rows`."""
-    means = {row: np.mean(list(heights(tasks, row).values())) for row in rows}
-    said = [f"Means over {len(tasks)} tasks: " + ", ".join(f"{row} {means[row]:.1f}" for row in rows) + " points."]
+    grid = np.array([list(heights(tasks, row).values()) for row in rows])
+    widest = int(np.ptp(grid, axis=0).argmax())
+    rest = np.delete(grid, widest, axis=1)
+    said = []
+    for words, part in ((f"{len(tasks)} tasks", grid), (f"the tasks without {list(tasks)[widest]}", rest)):
+        if part.size:
+            means = zip(rows, part.mean(axis=1), strict=True)
+            said.append(f"Means over {words}: " + ", ".join(f"{row} {mean:.1f}" for row, mean in means) + " points.")
     for row in (row for row in rows if row != OURS):
         own = [entry for entry in paired if entry["opponent"] == row]
         sure = [entry for entry in own if entry["p, Holm"] < 0.05]

@@ -21,6 +21,7 @@ from diffclf.mini.recipes import RECIPES
 from diffclf.mini.supervised import NETWORKS
 from diffclf.mini.synthetic import N_IMAGES
 from diffclf.models.layout import CALIBRATION
+from diffclf.paths import data_dir
 
 __all__ = ["card_text", "write_card"]
 
@@ -95,7 +96,7 @@ def _network_facts(folder: Path) -> dict[str, object]:
 def _opponent_facts(folder: Path) -> dict[str, object]:
     """Return what the card of a CLIP or of a baseline of Table 1 needs beside the facts of every model."""
     kind, _, task = folder.name.removeprefix("mini-").partition("-")
-    supervised = json.loads((folder.parent / "mini-resnet-l" / "measures.json").read_text())["item"]
+    supervised = json.loads((data_dir() / "models" / "mini-resnet-l" / "measures.json").read_text())["item"]
     return {
         "kind": kind,
         "supervised": supervised["accuracy"],

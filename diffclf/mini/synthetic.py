@@ -16,7 +16,8 @@ __all__ = ["GUIDANCE", "N_IMAGES", "train_synthetic"]
 
 N_IMAGES = {"items": 1000, "colours": 400, "coloured-items": 200}
 """Samples of each class."""
-GUIDANCE = 1.0  # chosen among 1, 2 and 3 by the accuracy of the network for items on tune images
+GUIDANCE = 1.0
+"""Chosen among 1, 2 and 3: 76.1%, 75.1% and 71.9% of the tune images right, items, 150 samples a class, two seeds."""
 N_EPOCHS = 30
 
 

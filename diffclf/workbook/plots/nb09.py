@@ -91,11 +91,15 @@ def accuracy_against_cost_alt(members: Sequence[Member], accuracy: Mapping[str, 
 def confusion_panels(matrices: Mapping[str, NDArray], classnames: Sequence[str]) -> Figure:
     """Draw how often each class is taken for each other class, in per cent of its images; the diagonal is left empty.
 
-    `matrices` are title -> (n_classes, n_classes). Numbers stand in cells of at least 1%, where there are 20 classes or
-    fewer.
+    `matrices` are title -> (n_classes, n_classes), three in a row. Cells of at least 1% have numbers, where there are
+    20 classes or fewer.
     """
-    n = len(classnames)
-    fig, axes = new_figure(1, len(matrices), width=5.4 * len(matrices), height=5.2, sharey=True)
+    n, columns = len(classnames), min(3, len(matrices))
+    rows = -(-len(matrices) // columns)
+    fig, grid = new_figure(rows, columns, width=5.4 * columns, height=5.2 * rows, sharey=True, squeeze=False)
+    axes = grid.ravel()[: len(matrices)]
+    for empty in grid.ravel()[len(matrices) :]:
+        empty.set_axis_off()
     off = {title: np.where(np.eye(n, dtype=bool), np.nan, matrix) for title, matrix in matrices.items()}
     top = max(float(np.nanmax(matrix)) for matrix in off.values()) or 1.0
     for ax, (title, matrix) in zip(axes, off.items(), strict=True):
@@ -109,7 +113,8 @@ def confusion_panels(matrices: Mapping[str, NDArray], classnames: Sequence[str])
             ax.set_yticks(range(n), classnames)
         ax.set(title=title, xlabel="taken for")
         ax.grid(visible=False)
-    axes[0].set_ylabel("true class")
+    for row in grid:
+        row[0].set_ylabel("true class")
     return fig
 
 
