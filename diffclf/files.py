@@ -1,11 +1,14 @@
 """Files that are written whole or not at all."""
 
+import csv
+import io
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["write_json", "write_whole"]
+__all__ = ["write_csv", "write_json", "write_whole"]
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
@@ -39,3 +42,14 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
 def write_json(path: str | os.PathLike, content: object) -> None:
     """Write plain values as a JSON file in one step."""
     write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: str | os.PathLike, lines: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file in one step; a text that a spreadsheet would run as a formula gets a quote before it."""
+
+    def safe(cell: object) -> object:
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
+
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([safe(cell) for cell in line] for line in lines)
+    write_whole(path, text.getvalue())

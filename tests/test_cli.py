@@ -23,9 +23,9 @@ from PIL import Image
 
 import diffclf
 from diffclf import DiffusionClassifier, Exhaustive, Staged, __main__
-from diffclf.commands.evaluate import _write_csv
 from diffclf.commands.main import COMMANDS, main
 from diffclf.evaluator import Evaluator
+from diffclf.files import write_csv
 from diffclf.stats import proportion
 
 
@@ -485,7 +485,7 @@ def test_version(capsys):
 
 
 def test_no_spreadsheet_runs_a_name_as_a_formula(tmp_path):
-    _write_csv(tmp_path / "x.csv", [["=1+1", "-a", "@b", "+c", "plain", 3, -2.5]])
+    write_csv(tmp_path / "x.csv", [["=1+1", "-a", "@b", "+c", "plain", 3, -2.5]])
     assert (tmp_path / "x.csv").read_text() == "'=1+1,'-a,'@b,'+c,plain,3,-2.5\n"
 
 

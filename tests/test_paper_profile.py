@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub.errors import LocalEntryNotFoundError
-from tiny import save_class_folder, save_tiny_dit, save_tiny_networks
+from tiny import save_class_folder, save_tiny_dit, save_tiny_networks, save_tiny_sd
 
 from diffclf.baselines.supervised import load_supervised
 from diffclf.commands.main import main
 from diffclf.datasets import load_dataset
+from diffclf.mini.clip import Size, build_clip
+from diffclf.mini.export import export_clip
+from diffclf.mini.tokenizer import build_tokenizer
 from diffclf.models import load_model
 from diffclf.trials import TrialList
 from diffclf.workbook import Workbook
@@ -228,6 +231,56 @@ def test_the_notebooks_of_class_conditional_models(class_notebooks, class_stand_
     assert read_metrics(folder, "09_supervised")["evaluations"] == 3 * 4 * 8
     table = (folder / "tables" / "10_ood_robustness-table4.csv").read_text()
     assert all(Path(name).name in table for name in class_stand_ins["networks"]) and "mini-resnet" not in table
+
+
+@pytest.fixture
+def task_notebooks(stand_ins, tmp_path):
+    """A copy of the notebooks whose paper profile has stand-ins for what Tables 1, 10 and 12 need."""
+    folder, (model, images) = with_solutions(tmp_path), map(str, stand_ins)
+    clip, sizes = tmp_path / "clip", Size(patch=8, width=16, depth=1, text_width=16, text_depth=1)
+    tokenizer = build_tokenizer(tmp_path / "tokenizer")
+    export_clip(build_clip(sizes, len(tokenizer), tokenizer.eos_token_id, tokenizer.model_max_length), clip)
+    other = str(save_class_folder(tmp_path / "others", CLASSES, seed=4))
+    versions = [model, *(str(save_tiny_sd(tmp_path / f"tiny-{seed}", seed=seed)) for seed in (1, 2))]
+    task = {"classes": 4, "images": 4, "tune": 2, "trials": [2, 4], "keep": [2, 1]}
+    changes = {
+        "06_zero_shot": {
+            "opponents": {"CLIP ResNet-50": str(clip), "OpenCLIP ViT-H/14": str(clip)},
+            "tasks": {
+                path: {"n_classes": 4, "trained": "none", "per_class": path == other} for path in (images, other)
+            },
+            **{"model": model, "n_images": 5, "n_tune": 4, "race_trials": 8},
+        },
+        "12_model_versions": {
+            **{"checkpoints": versions, "first_step": versions[:2], "last_step": versions[1:]},
+            **{"similar": [images], "dissimilar": [other], "tasks": {images: task, other: task}, "n_images": 4},
+        },
+        "13_what_did_not_help": {
+            **{"model": model, "dataset": images, "n_classes": 4},
+            **{"n_images": 5, "n_trials": 4, "n_tune": 4, "n_noise": 4},
+        },
+    }
+    for name, settings in changes.items():
+        path = folder / f"{name}.yaml"
+        content = yaml.safe_load(path.read_text())
+        content["settings"]["paper"] |= settings
+        content["settings"]["all"].pop("least", None)
+        path.write_text(yaml.safe_dump(content))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_notebooks_of_tables_1_10_and_12(task_notebooks, listener, tmp_path):
+    folder = tmp_path / "reports" / "paper"
+    variables = {"DIFFCLF_NOTEBOOKS": str(task_notebooks), "DIFFCLF_REPORTS": str(folder.parent)}
+    done = run_cli(listener, tmp_path, "--only", "6,12,13", **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with pytest.raises(BlockingIOError):  # nobody has asked the network
+        listener.accept()
+    for name, record in read_run(folder).items():
+        expected = set(read_claims(name)) - {"above-synthetic-data", "above-features"}  # trained for a data set first
+        assert record["error"] == "" and judged(folder, name).keys() == expected, name
+        assert list((folder / "predictions").glob(f"{name}-*.parquet")), name
 
 
 def test_dry_run_without_network_says_what_is_not_here(tmp_path, monkeypatch, capsys):

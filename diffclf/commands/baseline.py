@@ -26,10 +26,10 @@ from diffclf.baselines.features import FeatureClassifier, Head, mid_features, sa
 from diffclf.baselines.fitting import Fit, fit
 from diffclf.baselines.supervised import SupervisedClassifier
 from diffclf.baselines.synthetic import build_processor, build_resnet, sample_images, train_on_images
-from diffclf.commands.evaluate import _write_csv
 from diffclf.commands.options import count, first_reasons, positive
 from diffclf.datasets.folder import load_folder, shown, unreadable
 from diffclf.datasets.imageset import ImageSet
+from diffclf.files import write_csv
 from diffclf.images import load_image, to_pixels
 from diffclf.models import load_model
 from diffclf.models.loading import quiet
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             for path, label, found, hit, value in rows
         ]
         header = ("image", "label", "predicted", "correct", "probability")
-        _write_csv(args.out / "predictions.csv", [header, *lines])
+        write_csv(args.out / "predictions.csv", [header, *lines])
     if args.json:
         facts = {"baseline": args.name, "n_images": len(data), "n_correct": int(right.sum())}
         print(json.dumps(facts | {"accuracy": asdict(accuracy)}, indent=2))

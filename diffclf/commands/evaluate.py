@@ -13,12 +13,10 @@ different settings apart, so a run with other settings may use the same folder; 
 """
 
 import argparse
-import csv
-import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from diffclf.commands.options import (
     make_pruning,
 )
 from diffclf.datasets.folder import ClassFolder, FolderImage, shown, unreadable
-from diffclf.files import write_json, write_whole
+from diffclf.files import write_csv, write_json
 from diffclf.progress import progress
 from diffclf.prompts import resolve_prompts
 from diffclf.search import search
@@ -82,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
     settings |= {"weights": model.fingerprint, "dtype": str(model.dtype), "pruning": repr(classifier.strategy_)}
     summary["settings"] = settings | {"prompts": [list(pair) for pair in prompts]}
     confusion = zip(summary["classes"], summary["confusion"], strict=True)
-    _write_csv(out / "predictions.csv", [list(predictions[0]), *(row.values() for row in predictions)])
-    _write_csv(out / "confusion.csv", [["", *summary["classes"]], *([name, *counts] for name, counts in confusion)])
+    write_csv(out / "predictions.csv", [list(predictions[0]), *(row.values() for row in predictions)])
+    write_csv(out / "confusion.csv", [["", *summary["classes"]], *([name, *counts] for name, counts in confusion)])
     write_json(out / "summary.json", summary)
     print(json.dumps(summary | {"out": str(out)}, indent=2) if args.json else _report(summary, n_computed, out))
     return 0
@@ -174,17 +172,6 @@ def _summary(predictions: Sequence[dict[str, Any]], classnames: Sequence[str]) -
         "classes_without_images": [name for name in classnames if not any(row["label"] == name for row in predictions)],
         "confusion": [[pairs[label, predicted] for predicted in classnames] for label in classnames],
     }
-
-
-def _write_csv(path: Path, lines: Iterable[Iterable[object]]) -> None:
-    """Write a CSV file in one step; a text that a spreadsheet would run as a formula gets a quote before it."""
-
-    def safe(cell: object) -> object:
-        return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
-
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([safe(cell) for cell in line] for line in lines)
-    write_whole(path, text.getvalue())
 
 
 def _report(summary: dict[str, Any], n_computed: int, out: Path) -> str:
