@@ -16,6 +16,8 @@ QUESTIONS = {
     "nearest-rival-variance": "Is the difference to the nearest rival's error less variable on shared noise?",
     "single-timestep-plateau": "Are many noises at one timestep less accurate than many timesteps?",
     "staged-not-worse": "Does the paper's pruning keep the accuracy?",
+    "near-the-small-clip": "Is the diffusion classifier as accurate as a small CLIP trained on the same images?",
+    "guidance-hurts": "Does guidance lower the accuracy?",
     "race-beats-staged": "Is a race more accurate than the paper's pruning at equal cost?",
 }
 """Claim -> what it asks: the rows of the README's table."""
