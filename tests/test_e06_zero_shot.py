@@ -41,6 +41,13 @@ def test_accuracy_is_a_share_or_a_mean_over_classes():
     assert 100 * np.array([wide.low, wide.high]) / 100 == pytest.approx([19.412, 99.369], abs=1e-3)  # exact, 3 of 4
 
 
+def test_a_mean_over_classes_stays_between_0_and_100():
+    labels = np.arange(40) % 4
+    for ours, value in ((labels, 100), ((labels + 1) % 4, 0)):
+        found = e06.accuracy(task(labels, per_class=True, ours=ours), e06.OURS)
+        assert found.value == pytest.approx(value) and 0 <= found.low < found.high <= 100
+
+
 def test_a_class_without_an_image_does_not_count():
     assert e06.accuracy(task([0, 0, 2], per_class=True, ours=[0, 1, 2]), e06.OURS).value == pytest.approx(75)
 

@@ -204,7 +204,8 @@ def accuracy(answers: Answers, row: str) -> Estimate:
     """Return the accuracy in points: Clopper and Pearson's interval, or a bootstrap for a mean over classes."""
     right = answers.field.right(row)
     if answers.per_class:
-        return 100 * mean(right * _weights(answers) * len(right), groups=answers.field.groups)
+        found = 100 * mean(right * _weights(answers) * len(right), groups=answers.field.groups)
+        return replace(found, low=max(found.low, 0.0), high=min(found.high, 100.0))
     return 100 * clopper_pearson(int(right.sum()), len(right))
 
 
