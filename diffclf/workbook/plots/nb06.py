@@ -38,8 +38,8 @@ def _listed(row: str, numbers: Mapping[str, float | Estimate]) -> str:
 
 def heat_map(ours: Mapping[str, Mapping[str, float]], paper: Mapping[str, Mapping[str, float]]) -> Figure:
     """Draw accuracies in points, row -> task -> accuracy, of this run and of the paper, with their numbers."""
-    widths = [len(next(iter(grid.values()))) for grid in (ours, paper)]
-    fig, axes = new_figure(1, 2, width=1.0 * sum(widths) + 2.6, height=0.55 * len(ours) + 1.9, width_ratios=widths)
+    widest = max(len(next(iter(grid.values()))) for grid in (ours, paper))
+    fig, axes = new_figure(2, 1, width=0.9 * widest + 2.2, height=0.9 * len(ours) + 3)
     for ax, rows, title in zip(axes, (ours, paper), ("This run", "The paper's Table 1"), strict=True):
         columns, values = _grid(rows)
         ax.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
