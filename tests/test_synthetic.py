@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from test_training import run_recipe
-from tiny import save_class_folder
+from tiny import save_class_folder, save_tiny_sd
 
 from diffclf.baselines.contrastive import load_contrastive
 from diffclf.baselines.features import load_features
@@ -206,3 +206,13 @@ def test_the_command_says_what_is_wrong(words, message, folder, tmp_path, capsys
     assert main(["baseline", *(str(places.get(word, word)) for word in words)]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1, error
+
+
+def test_samples_of_another_model_are_not_taken_for_this_models(folder, tiny_sd_folder, tmp_path):
+    other = save_tiny_sd(tmp_path / "other", seed=1)
+    words = ["baseline", "synthetic", str(folder), "--samples", "8", "--steps", "1", "--epochs", "1", "--out"]
+    for model in (tiny_sd_folder, other):
+        assert main([*words, str(tmp_path / "out"), "--model", str(model)]) == 0
+    first, second = (tmp_path / "out" / "samples").iterdir()
+    drawn = [[np.load(path) for path in sorted(place.glob("*.npy"))] for place in (first, second)]
+    assert len(drawn[0]) == len(drawn[1]) > 0 and not np.array_equal(drawn[0][0], drawn[1][0])

@@ -7,7 +7,7 @@
 The test images are those of --test, else of FOLDER/test, else of FOLDER. With --out DIR a run has a folder:
 
     predictions.csv   a line per image: image, label, predicted, correct, probability
-    samples/          of synthetic: finished batches of samples; a killed run goes on there
+    samples/          of synthetic: finished batches of samples by the model's weights; a killed run goes on there
     config.json, ...  the trained network, which `load_supervised(DIR)` or `load_features(DIR, model)` reads
 """
 
@@ -145,7 +145,7 @@ def _make(args: argparse.Namespace, data: ImageSet, train: ImageSet | None) -> _
 
 def _train_on_samples(args: argparse.Namespace, model: StableDiffusionModel, data: ImageSet) -> SupervisedClassifier:
     options = {"n_steps": args.steps, "guidance": args.guidance, "seed": args.seed}
-    folder = None if args.out is None else args.out / "samples"
+    folder = None if args.out is None else args.out / "samples" / model.fingerprint
     images, labels = sample_images(model.pipeline, list(data.prompts.values()), args.samples, **options, folder=folder)
     network = build_resnet(data.classnames, model.image_size).to(model.device)
     train_on_images(network, images, labels, Fit(n_epochs=args.epochs), args.seed)

@@ -24,9 +24,9 @@ N_EPOCHS = 30
 def train_synthetic(job: Job, task: str) -> None:
     """Draw samples of every class of a task (kept in the work folder), train on them and export the network."""
     prompts = load_embedded(TASKS[task], "tune", 1).prompts
-    pipe, n_images = load_model("mini-sd").pipeline, max(2, int(N_IMAGES[task] * job.scale))
-    options = {"guidance": GUIDANCE, "seed": job.seed, "folder": job.work / "samples"}
-    images, labels = sample_images(pipe, list(prompts.values()), n_images, **options)
+    model, n_images = load_model("mini-sd"), max(2, int(N_IMAGES[task] * job.scale))
+    options = {"guidance": GUIDANCE, "seed": job.seed, "folder": job.work / "samples" / model.fingerprint}
+    images, labels = sample_images(model.pipeline, list(prompts.values()), n_images, **options)
     torch.manual_seed(job.seed)
     network = build_resnet(list(prompts), 32)
     started = time.monotonic()
