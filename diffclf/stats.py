@@ -69,6 +69,10 @@ class Estimate:
 
     __rmul__ = __mul__
 
+    def within(self, low: float, high: float) -> "Estimate":
+        """Return the estimate with an interval that ends where possible values end."""
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
+
     def __format__(self, spec: str) -> str:
         """Return "value [low, high]", each in the format given (default: three significant digits)."""
         spec = spec or ".3g"
@@ -156,7 +160,7 @@ def mean(
             resampled[start : start + step] = sums[drawn].sum(1) / counts[drawn].sum(1)
         found = percentiles(value, resampled, level, n)
     if np.asarray(values).dtype == bool:
-        return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+        return found.within(0.0, 1.0)
     return found
 
 

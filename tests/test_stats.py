@@ -198,3 +198,8 @@ def test_mcnemars_test_counts_the_images_on_which_one_is_right():
 def test_holms_correction():
     assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]).tolist() == [1, 1] and holm([0.04]).tolist() == [0.04] and holm([]).size == 0
+
+
+def test_an_interval_ends_where_possible_values_end():
+    assert Estimate(0.9, 0.7, 1.1, 0.9, 5).within(0, 1) == Estimate(0.9, 0.7, 1, 0.9, 5)
+    assert Estimate(0.1, -0.1, 0.2).within(0, 1) == Estimate(0.1, 0, 0.2)

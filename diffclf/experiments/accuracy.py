@@ -65,7 +65,7 @@ def accuracies(correct: NDArray, groups: NDArray | None = None) -> list[Estimate
     if independent and correct.dtype == bool:
         return [proportion(int(column.sum()), len(column)) for column in correct.T]
     found = [mean(column, groups=groups) for column in correct.T]
-    return [Estimate(e.value, max(e.low, 0.0), min(e.high, 1.0), e.level, e.n) for e in found]
+    return [estimate.within(0, 1) for estimate in found]
 
 
 def plateau(t: ArrayLike, heights: ArrayLike, chance: float) -> tuple[float, float, float]:

@@ -205,7 +205,7 @@ def accuracy(answers: Answers, row: str) -> Estimate:
     right = answers.field.right(row)
     if answers.per_class:
         found = 100 * mean(right * _weights(answers) * len(right), groups=answers.field.groups)
-        return replace(found, low=max(found.low, 0.0), high=min(found.high, 100.0))
+        return found.within(0, 100)
     return 100 * clopper_pearson(int(right.sum()), len(right))
 
 
@@ -386,8 +386,8 @@ def coverage_curve(confidence: NDArray, right: NDArray, groups: NDArray) -> list
         kept = weights > 0
         value = float((weights * right).sum() / k)
         spread = mean(right[kept], groups=groups[kept])
-        ends = (end + value - spread.value for end in (spread.low, spread.high))
-        found.append(100 * Estimate(value, *(min(max(end, 0.0), 1.0) for end in ends)))
+        shift = value - spread.value
+        found.append(100 * Estimate(value, spread.low + shift, spread.high + shift).within(0, 1))
     return found
 
 

@@ -13,7 +13,6 @@ Sources:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,7 @@ def all_wrong(field: Field, names: Sequence[str]) -> Estimate:
 def _share(values: NDArray, groups: NDArray) -> Estimate:
     """Return a mean of values in [0, 1] in points."""
     found = mean(values, groups=groups)
-    return 100 * replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+    return 100 * found.within(0, 1)
 
 
 def filter_rows(

@@ -19,7 +19,7 @@ Source: Li et al. 2023, arXiv 2303.16203, Table 10.
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -175,17 +175,12 @@ def combined(
     return mean(np.concatenate(spread), groups=joined, level=level, signed=signed)
 
 
-def _within(estimate: Estimate, low: float, high: float) -> Estimate:
-    """Return an estimate whose interval ends where possible values end."""
-    return replace(estimate, low=max(estimate.low, low), high=min(estimate.high, high))
-
-
 def average(tasks: Mapping[str, Task], name: str) -> Estimate:
     """Return the accuracy of a version on the average task in points."""
     own = list(tasks.values())
     weights = np.full(len(own), 1 / len(own))
     found = combined([task.values(name) for task in own], [task.field.groups for task in own], weights, signed=False)
-    return _within(found, 0.0, 100.0)
+    return found.within(0.0, 100.0)
 
 
 def _step(
@@ -225,7 +220,7 @@ def steps(tasks: Mapping[str, Task]) -> dict[str, dict[str, Estimate]]:
         name: {step: task.field.difference(b, a) for step, (a, b) in pairs.items()} for name, task in tasks.items()
     }
     found["average"] = {step: _step(tasks, {b: 1, a: -1}, everywhere) for step, (a, b) in pairs.items()}
-    return {name: {step: _within(gain, -100.0, 100.0) for step, gain in own.items()} for name, own in found.items()}
+    return {name: {step: gain.within(-100.0, 100.0) for step, gain in own.items()} for name, own in found.items()}
 
 
 def contrasts(tasks: Mapping[str, Task], settings: Mapping[str, Any], level: float = 0.95) -> dict[str, Estimate]:

@@ -12,7 +12,7 @@ Source: Li et al., "Generative classifiers avoid shortcut solutions", ICLR 2025,
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ class Shortcut:
     def _points(self, values: NDArray) -> Estimate:
         """Return the mean of values in [0, 1] in points."""
         found = mean(values, groups=self.groups)
-        return 100 * replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+        return 100 * found.within(0, 1)
 
     def rows(self, classnames: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """Return a row per network: agree, disagree, drop and the worst group, in points."""
