@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
+from scipy.special import softmax
 
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import list_images, load_image
@@ -88,9 +89,7 @@ class ContrastiveClassifier:
 
     def probabilities(self, data: ImageSet) -> NDArray[np.float64]:
         """Return the probabilities of a data set's classes, or of each image's captions; each row has the sum 1."""
-        logits = self.logits(data)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return weights / weights.sum(axis=1, keepdims=True)
+        return softmax(self.logits(data), axis=1)
 
     def predict(self, data: ImageSet) -> NDArray[np.int64]:
         """Return the most probable class or caption of each image, (n_images,) positions."""

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from diffclf.datasets.imageset import ImageSet
@@ -142,8 +143,7 @@ class FeatureClassifier:
             ValueError: a class that the head does not have.
         """
         logits = self.logits(data.images)[:, data.positions(self.labels)].astype(np.float64)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return weights / weights.sum(axis=1, keepdims=True)
+        return softmax(logits, axis=1)
 
     def predict(self, data: ImageSet) -> NDArray[np.int64]:
         """Return the most probable class of each image, (n_images,) positions in the data set's class names."""

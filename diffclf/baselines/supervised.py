@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
+from scipy.special import softmax
 
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import list_images, load_image
@@ -67,8 +68,7 @@ class SupervisedClassifier:
         """
         classes = data.positions(self.labels)
         logits = self.logits(data.images, batch_size)[:, classes].astype(np.float64)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return weights / weights.sum(axis=1, keepdims=True)
+        return softmax(logits, axis=1)
 
     def predict(self, data: ImageSet, batch_size: int = 64) -> NDArray[np.int64]:
         """Return the most probable class of each image, (n_images,) positions in the data set's class names."""
