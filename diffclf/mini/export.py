@@ -17,8 +17,9 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors.torch import load_file, save_file
-from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTextModel, PreTrainedModel, ViTImageProcessorPil
+from transformers import CLIPModel, CLIPTextModel, PreTrainedModel, ViTImageProcessorPil
 
+from diffclf.baselines.synthetic import build_processor
 from diffclf.files import write_json
 from diffclf.mini.latents import build_scheduler
 from diffclf.mini.tokenizer import build_tokenizer
@@ -84,9 +85,6 @@ def export_classifier(network: PreTrainedModel, folder: Path) -> None:
 def export_clip(model: CLIPModel, folder: Path) -> None:
     """Write a copy of a CLIP in half precision, its preprocessing and its tokenizer, in transformers' format."""
     copy.deepcopy(model).half().save_pretrained(folder)
-    side, half = model.config.vision_config.image_size, [0.5] * 3
-    CLIPImageProcessorPil(
-        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_mean=half, image_std=half
-    ).save_pretrained(folder)
+    build_processor(model.config.vision_config.image_size).save_pretrained(folder)
     build_tokenizer(folder).save_pretrained(folder)
     build_tokenizer(folder)  # save_pretrained removes the files that older releases read
