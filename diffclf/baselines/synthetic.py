@@ -21,7 +21,7 @@ from diffclf.baselines.fitting import Epoch, Fit, fit
 from diffclf.files import write_whole
 from diffclf.progress import progress
 
-__all__ = ["augment", "build_processor", "build_resnet", "sample_images", "train_on_images"]
+__all__ = ["augment", "build_processor", "build_resnet", "sample_images", "small_resnet", "train_on_images"]
 
 MAX_SHIFT = 2
 
@@ -79,13 +79,22 @@ def sample_images(
     return images, np.array([position for position, _ in asked])
 
 
+def small_resnet(widths: Sequence[int], classnames: Sequence[str], depth: int = 1) -> ResNetForImageClassification:
+    """Return an untrained ResNet for small images: a stage of `depth` basic blocks for each width."""
+    options = {"hidden_sizes": list(widths), "depths": [depth] * len(widths), "layer_type": "basic"}
+    return ResNetForImageClassification(ResNetConfig(embedding_size=widths[0], **options, **_labels(classnames)))
+
+
 def build_resnet(classnames: Sequence[str], image_size: int) -> ResNetForImageClassification:
     """Return an untrained network: three stages of one basic block for images of up to 64 pixels, else a ResNet-50."""
-    labels = {"id2label": dict(enumerate(classnames)), "label2id": {name: i for i, name in enumerate(classnames)}}
     if image_size > 64:
-        return ResNetForImageClassification(ResNetConfig(**labels))
-    widths = {"embedding_size": 16, "hidden_sizes": [16, 32, 64], "depths": [1, 1, 1], "layer_type": "basic"}
-    return ResNetForImageClassification(ResNetConfig(**widths, **labels))
+        return ResNetForImageClassification(ResNetConfig(**_labels(classnames)))
+    return small_resnet((16, 32, 64), classnames)
+
+
+def _labels(classnames: Sequence[str]) -> dict[str, dict]:
+    """Return the names of the classes as a network's configuration has them."""
+    return {"id2label": dict(enumerate(classnames)), "label2id": {name: i for i, name in enumerate(classnames)}}
 
 
 def build_processor(image_size: int) -> CLIPImageProcessorPil:

@@ -19,12 +19,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import (
     PreTrainedModel,
-    ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
     ViTForImageClassification,
 )
 
+from diffclf.baselines.synthetic import small_resnet
 from diffclf.datasets.photos import load_photos
 from diffclf.datasets.world import ITEMS, render
 from diffclf.mini.autoencoder import to_pixels
@@ -43,10 +43,7 @@ LABELS = {"id2label": dict(enumerate(ITEMS)), "label2id": {item: number for numb
 
 def build_resnet(widths: Sequence[int], depth: int = 1) -> ResNetForImageClassification:
     """Return an untrained ResNet with a stage of `depth` basic blocks for each width, on 32x32 images."""
-    config = ResNetConfig(
-        embedding_size=widths[0], hidden_sizes=list(widths), depths=[depth] * len(widths), layer_type="basic", **LABELS
-    )
-    return ResNetForImageClassification(config)
+    return small_resnet(widths, ITEMS, depth)
 
 
 def build_vit(patch: int, width: int, depth: int) -> ViTForImageClassification:
