@@ -88,6 +88,17 @@ def run_cli(listener, tmp_path, *arguments, **variables):
     )  # fmt: skip
 
 
+def run_alone(notebooks, only, listener, tmp_path):
+    """Run some notebooks of a folder to their end, without the network; return the folder of the results."""
+    folder = tmp_path / "reports" / "paper"
+    variables = {"DIFFCLF_NOTEBOOKS": str(notebooks), "DIFFCLF_REPORTS": str(folder.parent)}
+    done = run_cli(listener, tmp_path, "--only", only, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with pytest.raises(BlockingIOError):  # nobody has asked
+        listener.accept()
+    return folder
+
+
 def given(stand_ins, **sizes):
     values = {"model": stand_ins[0], "dataset": stand_ins[1], **sizes}
     return [word for name, value in values.items() for word in ("-p", name, str(value))]
@@ -218,12 +229,7 @@ def class_notebooks(stand_ins, class_stand_ins, tmp_path):
 
 @pytest.mark.slow
 def test_the_notebooks_of_class_conditional_models(class_notebooks, class_stand_ins, listener, tmp_path):
-    folder = tmp_path / "reports" / "paper"
-    variables = {"DIFFCLF_NOTEBOOKS": str(class_notebooks), "DIFFCLF_REPORTS": str(folder.parent)}
-    done = run_cli(listener, tmp_path, "--only", "5,9,10", **variables)
-    assert done.returncode == 0, done.stdout + done.stderr
-    with pytest.raises(BlockingIOError):  # nobody has asked the network
-        listener.accept()
+    folder = run_alone(class_notebooks, "5,9,10", listener, tmp_path)
     for name, record in read_run(folder).items():
         assert record["error"] == "" and judged(folder, name).keys() == read_claims(name).keys(), name
         assert {claim["n"] for claim in judged(folder, name).values()} <= {None, *range(1, 12)}, name
@@ -271,12 +277,7 @@ def task_notebooks(stand_ins, tmp_path):
 
 @pytest.mark.slow
 def test_the_notebooks_of_tables_1_10_and_12(task_notebooks, listener, tmp_path):
-    folder = tmp_path / "reports" / "paper"
-    variables = {"DIFFCLF_NOTEBOOKS": str(task_notebooks), "DIFFCLF_REPORTS": str(folder.parent)}
-    done = run_cli(listener, tmp_path, "--only", "6,12,13", **variables)
-    assert done.returncode == 0, done.stdout + done.stderr
-    with pytest.raises(BlockingIOError):  # nobody has asked the network
-        listener.accept()
+    folder = run_alone(task_notebooks, "6,12,13", listener, tmp_path)
     for name, record in read_run(folder).items():
         expected = set(read_claims(name)) - {"above-synthetic-data", "above-features"}  # trained for a data set first
         assert record["error"] == "" and judged(folder, name).keys() == expected, name
