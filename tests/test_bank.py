@@ -4,9 +4,11 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 from functools import partial
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -146,14 +148,16 @@ def test_processes_that_fill_a_bank_at_once_and_are_killed_lose_nothing(tmp_path
     began = time.monotonic()
     start("undisturbed").join()
     seconds = time.monotonic() - began
-    for _ in range(8):
+    for n_rounds in range(1, 41):  # the fuller the bank, the sooner a process ends by itself
         pair = [start("killed"), start("killed")]
-        time.sleep(rng.uniform(0, seconds))
+        time.sleep(rng.uniform(0, seconds) if n_rounds <= 8 else rng.uniform(0, seconds / n_rounds))
         for process in pair:
             process.kill()
             process.join()
             n_killed += process.exitcode == -signal.SIGKILL
-    assert n_killed >= 4, "not often enough to mean anything"
+        if n_rounds >= 8 and n_killed >= 6:
+            break
+    assert n_killed >= 6, "not often enough to mean anything"
     pair = [start("killed"), start("killed")]
     for process in pair:
         process.join()
@@ -256,7 +260,7 @@ def test_a_bank_is_named_by_all_that_determines_its_numbers(tiny_sd, tiny_sd_fol
     assert path() == path(model=same) == path(batch_size=7) == path(trials=TrialList(EIGHT.timesteps.tolist()))
     stated = json.loads((path() / "bank.json").read_text())
     assert stated["identity"] == ErrorBank(tmp_path, tiny_sd, PROMPTS, EIGHT).identity
-    assert stated["identity"]["prompts"] == PROMPTS and stated["versions"]["torch"] == torch.__version__
+    assert stated["identity"]["prompts"] == PROMPTS and stated["versions"]["torch"] == metadata.version("torch")
 
 
 def test_another_version_of_a_library_only_warns(make):
@@ -265,7 +269,7 @@ def test_another_version_of_a_library_only_warns(make):
     content = json.loads(file.read_text())
     content["versions"]["torch"] = "1.0"
     file.write_text(json.dumps(content))
-    with pytest.warns(UserWarning, match=rf"computed with torch 1\.0 \(here {torch.__version__.replace('+', '.')}\)$"):
+    with pytest.warns(UserWarning, match=rf"computed with torch 1\.0 \(here {re.escape(metadata.version('torch'))}\)$"):
         again = make()
     np.testing.assert_array_equal(again.errors(IMAGES), expected)
     assert again.n_evaluations == 0
