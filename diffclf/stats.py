@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Estimate", "bootstrap", "clopper_pearson", "mean", "non_inferior", "paired_difference", "percentiles"]
-__all__ += ["holm", "mcnemar", "proportion"]
+__all__ += ["crossed", "holm", "mcnemar", "proportion"]
 
 MIN_GROUPS = 8
 CHUNK = 2_000_000  # numbers drawn at a time: keeps a resampling of thousands of photographs under 50 MB
@@ -193,6 +193,44 @@ def non_inferior(
     if not 0.5 < level < 1:
         raise ValueError(f"level must lie in (0.5, 1), got {level}")
     return paired_difference(a, b, groups, level=round(2 * level - 1, 12), **options)
+
+
+def crossed(values: ArrayLike, level: float = 0.95) -> Estimate:
+    """Return the mean over seeds and images with an interval for other seeds and other images.
+
+        variance = s_seeds^2 / n_seeds + s_images^2 / n_images
+
+    s_seeds^2 is the variance of the seeds' means and s_images^2 that of the images' means. Their noise is in both
+    terms, so that the interval is a little too wide. The quantile is Student's, with Satterthwaite's degrees of freedom:
+    few seeds that differ give a wide interval.
+
+    Args:
+        values: (n_seeds, n_images), such as 1.0 where the model of a seed classified an image correctly, or a
+            difference of two such numbers. The images are independent.
+        level: coverage of the two-sided interval.
+
+    Returns:
+        The estimate; n is the number of images. If all values are equal, the half width is that of `mean`.
+
+    Raises:
+        ValueError: fewer than two seeds or two images, a value that is not finite, or a bad level.
+
+    Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components".
+    """
+    from scipy.special import stdtrit
+
+    _check_resampling(level)
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or min(array.shape) < 2 or not np.isfinite(array).all():
+        raise ValueError(f"values must be finite, two or more seeds by two or more images, got shape {array.shape}")
+    seeds, images = (array.mean(axis=axis).var(ddof=1) / array.shape[1 - axis] for axis in (1, 0))
+    n, value = array.shape[1], float(array.mean())
+    if seeds + images == 0:
+        half = clopper_pearson(0, n, level).high * max(1.0, float(np.abs(array).max()))
+    else:
+        freedom = (seeds + images) ** 2 / (seeds**2 / (len(array) - 1) + images**2 / (n - 1))
+        half = float(stdtrit(freedom, (1 + level) / 2) * np.sqrt(seeds + images))
+    return Estimate(value, value - half, value + half, level, n)
 
 
 def bootstrap(

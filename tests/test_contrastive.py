@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from diffclf.baselines.contrastive import PromptScorer, load_contrastive
 from diffclf.datasets import load_dataset
 from diffclf.images import load_images, to_pixels
-from diffclf.mini.clip import CLIPS, Size, build_clip, contrastive_loss, shift
+from diffclf.mini.clip import CLIPS, Size, _name_one, build_clip, contrastive_loss, shift
 from diffclf.mini.export import export_clip
 from diffclf.mini.tokenizer import build_tokenizer
 from diffclf.models.protocol import ModelError
@@ -146,3 +146,10 @@ def test_openclips_layout_is_read_or_names_the_extra(tmp_path):
         images, texts, scale = network(pixels, tokens)
     expected = (scale * images @ texts.T).numpy()
     np.testing.assert_allclose(load_contrastive(tmp_path).logits(data), expected, atol=1e-4)
+
+
+def test_a_short_caption_names_one_of_the_two_objects():
+    rng = np.random.default_rng(0)
+    found = {_name_one("a red sneaker to the left of a blue bag", rng) for _ in range(20)}
+    assert found == {"a photo of a red sneaker", "a photo of a blue bag"}
+    assert _name_one("a red sneaker above a blue bag", rng) in found

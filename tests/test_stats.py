@@ -10,6 +10,7 @@ from diffclf.stats import (
     Estimate,
     bootstrap,
     clopper_pearson,
+    crossed,
     holm,
     mcnemar,
     mean,
@@ -203,3 +204,30 @@ def test_holms_correction():
 def test_an_interval_ends_where_possible_values_end():
     assert Estimate(0.9, 0.7, 1.1, 0.9, 5).within(0, 1) == Estimate(0.9, 0.7, 1, 0.9, 5)
     assert Estimate(0.1, -0.1, 0.2).within(0, 1) == Estimate(0.1, 0, 0.2)
+
+
+def test_seeds_and_images_both_count():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=200)
+    alike = crossed(np.stack([images] * 3))  # seeds that agree: the interval of a mean over images
+    half = t.ppf(0.975, 199) * images.std(ddof=1) / np.sqrt(200)
+    assert (alike.low, alike.high) == pytest.approx((images.mean() - half, images.mean() + half))
+    apart = crossed(np.array([[0.0], [1.0], [5.0]]) + np.zeros(200), level=0.9)  # images that agree: over three seeds
+    half = t.ppf(0.95, 2) * np.std([0, 1, 5], ddof=1) / np.sqrt(3)
+    assert (apart.value, apart.low, apart.high, apart.n) == pytest.approx((2, 2 - half, 2 + half, 200))
+    assert crossed(np.ones((3, 50))).high == pytest.approx(1 + clopper_pearson(0, 50).high)
+
+
+def test_coverage_over_seeds_and_images():
+    rng, hits = np.random.default_rng(1), 0
+    for _ in range(400):
+        values = 0.5 * rng.normal(size=(3, 1)) + 3 * rng.normal(size=100) + rng.normal(size=(3, 100))
+        found = crossed(values)
+        hits += found.low < 0 < found.high
+    assert 0.93 <= hits / 400 <= 0.995
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [[1.0, 2.0]], [[1.0], [2.0]], [[1.0, np.nan], [0.0, 1.0]]])
+def test_crossed_refuses(values):
+    with pytest.raises(ValueError, match="two or more seeds by two or more images"):
+        crossed(values)

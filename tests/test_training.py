@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from test_world import write_idx
 
 from diffclf.commands.main import main
-from diffclf.datasets.world import COLOURS, ITEMS, LAYOUTS, caption_pair, caption_single, sample_scenes
+from diffclf.datasets.world import COLOURS, ITEMS, LAYOUTS, caption_pair, caption_single, render, sample_scenes
 from diffclf.mini import sd
 from diffclf.mini.autoencoder import build_autoencoder, encode_scenes, scale_latents
 from diffclf.mini.card import card_text, write_card
@@ -78,18 +78,19 @@ def test_the_rate_warms_up_and_decays():
     assert [round(replace(linear, decay="cosine").rate(step), 6) for step in (500, 1000)] == [1.0, 0.0]
 
 
-def test_latents_are_computed_once_for_the_same_scenes(tmp_path, vae):
+def test_latents_are_computed_once_for_the_same_images(tmp_path, vae):
     vae.register_to_config(scaling_factor=3.0)
-    scenes = sample_scenes(LABELS, 5, 3, rng=np.random.default_rng(1))
-    flip = np.arange(8) % 2 == 1
+    images = render(sample_scenes(LABELS, 5, 3, rng=np.random.default_rng(1)), PHOTOS)
     path = tmp_path / "latents.pt"
-    first = cached_latents(vae, scenes, PHOTOS, path, flip)
-    plain = cached_latents(vae, scenes, PHOTOS, tmp_path / "plain.pt")
+    first = cached_latents(vae, images.__getitem__, 8, path)
     assert first.dtype == torch.float16 and first.shape == (8, 4, 8, 8)
-    assert torch.equal(first[~flip], plain[~flip]) and not torch.isclose(first[flip], plain[flip]).all((1, 2, 3)).any()
+    torch.testing.assert_close(first, (encode_scenes(vae, images) * 3).half())
     torch.save(first + 0.001, path)
-    assert torch.equal(cached_latents(vae, scenes, PHOTOS, path, flip), first + 0.001)  # read, not computed
-    assert torch.equal(cached_latents(vae, scenes, PHOTOS, path), plain)  # other scenes: computed anew
+    assert torch.equal(cached_latents(vae, images.__getitem__, 8, path), first + 0.001)  # read, not computed
+    mirrored = images[:, :, ::-1].copy()
+    other = cached_latents(vae, mirrored.__getitem__, 8, path)  # other images: computed anew
+    torch.testing.assert_close(other, (encode_scenes(vae, mirrored) * 3).half())
+    assert len(cached_latents(vae, images.__getitem__, 3, path)) == 3
 
 
 def test_scaled_latents_have_unit_deviation(vae):

@@ -15,6 +15,7 @@ References:
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +31,12 @@ from diffclf.mini.sd import N_PAIR, N_SINGLE, draw_captions, tokenize
 from diffclf.mini.tokenizer import build_tokenizer
 from diffclf.mini.training import Job, Plan, train
 
-__all__ = ["CLIPS", "Size", "build_clip", "contrastive_loss", "shift", "train_clip"]
+__all__ = ["CLIPS", "STATED", "Size", "build_clip", "contrastive_loss", "shift", "train_arm", "train_clip"]
 
-N_SAMPLES, BATCH_SIZE = 1_500_000, 256
+N_SAMPLES, BATCH_SIZE, LEARNING_RATE = 1_500_000, 256, 1e-3
+N_SAMPLES_ARM = 512_000
+STATED = {"full": 1.0, "short": 0.1}
+"""Captions of an arm -> share of the pairs whose caption states both objects and their relation."""
 MAX_SHIFT = 2
 
 
@@ -100,8 +104,24 @@ def shift(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return padded[np.arange(n)[:, None, None], rows, columns]
 
 
-def train_clip(job: Job, size: Size) -> None:
-    """Train a CLIP on mini-sd's scenes and captions and export it."""
+def train_arm(job: Job, batch_size: int, captions: str) -> None:
+    """Train the small CLIP with another batch size and one of the captions of `STATED`, in a shorter training."""
+    job = replace(job, n_samples=job.n_samples or N_SAMPLES_ARM)
+    train_clip(job, CLIPS["mini-clip-small"], batch_size, STATED[captions])
+
+
+def train_clip(job: Job, size: Size, batch_size: int = BATCH_SIZE, stated: float = 1.0) -> None:
+    """Train a CLIP on mini-sd's scenes and captions and export it.
+
+    The learning rate grows with the square root of the batch size.
+
+    Args:
+        job: what was asked for.
+        size: of the two encoders.
+        batch_size: images and captions that are told apart at a time.
+        stated: share of the pairs whose caption states both objects and their relation; the captions of the other
+            pairs name one of the two objects.
+    """
     photos, labels = load_photos("train", job.photo_folder)
     n_single, n_pair = int(N_SINGLE * job.scale), int(N_PAIR * job.scale)
     scenes = sample_scenes(labels, n_single, n_pair, rng=np.random.default_rng([job.seed, 3]))
@@ -109,11 +129,16 @@ def train_clip(job: Job, size: Size) -> None:
 
     def draw(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng([job.seed, 8, step])
-        chosen = scenes[rng.integers(len(scenes), size=BATCH_SIZE)]
+        chosen = scenes[rng.integers(len(scenes), size=batch_size)]
         images = render(chosen, photos)
-        flip = (chosen["layout"] < 0) & (rng.random(BATCH_SIZE) < 0.5)
+        single = chosen["layout"] < 0
+        flip = single & (rng.random(batch_size) < 0.5)
         images[flip] = images[flip, :, ::-1]
-        token_ids, which = tokenize(draw_captions(chosen, rng, dropout=0.0), tokenizer)
+        captions = draw_captions(chosen, rng, dropout=0.0)
+        if stated < 1:
+            short = ~single & (rng.random(batch_size) >= stated)
+            captions = [_name_one(text, rng) if cut else text for text, cut in zip(captions, short, strict=True)]
+        token_ids, which = tokenize(captions, tokenizer)
         return to_pixels(shift(images, rng)), token_ids, which
 
     torch.manual_seed(job.seed)
@@ -121,8 +146,15 @@ def train_clip(job: Job, size: Size) -> None:
         module = build_clip(size, len(tokenizer), tokenizer.eos_token_id, tokenizer.model_max_length)
     else:
         module = CLIPModel.from_pretrained(job.start_from, dtype=torch.float32)
-    plan = Plan("clip", job.n_samples or N_SAMPLES, BATCH_SIZE, learning_rate=1e-3, decay="cosine", weight_decay=0.05)
+    rate = LEARNING_RATE * (batch_size / BATCH_SIZE) ** 0.5
+    plan = Plan("clip", job.n_samples or N_SAMPLES, batch_size, rate, decay="cosine", weight_decay=0.05)
     export_clip(train(module, draw, _loss, plan, job.work), job.out)
+
+
+def _name_one(caption: str, rng: np.random.Generator) -> str:
+    """Return "a photo of a red sneaker" or "a photo of a blue bag" for the caption of a pair of the two."""
+    words = caption.split()
+    return f"a photo of a {' '.join(words[1:3] if rng.random() < 0.5 else words[-2:])}"
 
 
 def _loss(module: CLIPModel, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from diffusers import DiTPipeline, DiTTransformer2DModel
 from PIL import Image
 
 from diffclf.datasets.photos import load_photos
-from diffclf.datasets.world import ITEMS
+from diffclf.datasets.world import ITEMS, render
 from diffclf.mini.autoencoder import load_autoencoder
 from diffclf.mini.export import export_dit
 from diffclf.mini.latents import SCHEDULE, LatentBatch, cached_latents, draw_batch
@@ -66,7 +66,13 @@ def train_mini_dit(job: Job, shortcut: bool = False) -> None:
     photos, labels = load_photos("train", job.photo_folder)
     vae = load_autoencoder(data_dir() / "models" / "mini-sd")
     scenes, flip = draw_scenes(labels, int(N_SCENES * job.scale), job.seed, shortcut)
-    latents = cached_latents(vae, scenes, photos, job.work / "latents.pt", flip)
+
+    def draw_images(part: slice) -> np.ndarray:
+        images = render(scenes[part], photos)
+        images[flip[part]] = images[flip[part], :, ::-1]
+        return images
+
+    latents = cached_latents(vae, draw_images, len(scenes), job.work / "latents.pt")
 
     def conditions(index: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor]:
         return (drop_labels(scenes["item"][index, 0], rng),)

@@ -1,4 +1,4 @@
-"""Cached latents of a fixed sample of scenes, and random noised batches of them.
+"""Cached latents of a fixed sample of images, and random noised batches of them.
 
     x_t = alpha_t x0 + sigma_t eps,    t uniform, eps ~ N(0, I)
 
@@ -14,7 +14,6 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from tqdm import tqdm
 
-from diffclf.datasets.world import render
 from diffclf.mini.autoencoder import encode_scenes
 from diffclf.mini.training import save_tensors
 from diffclf.schedule import NoiseSchedule
@@ -35,33 +34,29 @@ SCHEDULE = NoiseSchedule.variance_preserving(build_scheduler().alphas_cumprod)
 
 
 def cached_latents(
-    vae: AutoencoderKL, scenes: np.ndarray, photos: np.ndarray, path: Path, flip: np.ndarray | None = None
+    vae: AutoencoderKL, images: Callable[[slice], np.ndarray], n_images: int, path: Path
 ) -> torch.Tensor:
-    """Return the scaled latents (n, 4, 8, 8) of n scenes in half precision, computed once and kept at `path`.
+    """Return the scaled latents (n, 4, 8, 8) of n images in half precision, computed once and kept at `path`.
 
-    A file with the latents of other scenes, or of another autoencoder, is replaced.
+    A file with the latents of other images, or of another autoencoder, is replaced.
 
     Args:
         vae: the autoencoder, its scaling factor set.
-        scenes: what is drawn.
-        photos: (n_photos, 28, 28) uint8 photographs that the scenes are made of.
+        images: slice -> these images, (b, 32, 32, 3) uint8.
+        n_images: how many.
         path: of the file.
-        flip: (n,) bool, which scenes are mirrored left to right; None: no scene.
     """
 
     def encode(part: slice) -> torch.Tensor:
-        images = render(scenes[part], photos)
-        if flip is not None:
-            images[flip[part]] = images[flip[part], :, ::-1]
-        return (encode_scenes(vae, images) * vae.config.scaling_factor).half()
+        return (encode_scenes(vae, images(part)) * vae.config.scaling_factor).half()
 
     if path.is_file():
         latents = torch.load(path, weights_only=True)
-        first = encode(slice(N_CHECKED))
-        if len(latents) == len(scenes) and torch.allclose(latents[:N_CHECKED].float(), first.float(), atol=0.01):
+        first = encode(slice(min(N_CHECKED, n_images)))
+        if len(latents) == n_images and torch.allclose(latents[:N_CHECKED].float(), first.float(), atol=0.01):
             return latents
-    bar = tqdm(range(0, len(scenes), CHUNK), desc="latents", unit=f" x {CHUNK}", mininterval=5)
-    latents = torch.cat([encode(slice(start, start + CHUNK)) for start in bar])
+    bar = tqdm(range(0, n_images, CHUNK), desc="latents", unit=f" x {CHUNK}", mininterval=5)
+    latents = torch.cat([encode(slice(start, min(start + CHUNK, n_images))) for start in bar])
     save_tensors(path, latents)
     return latents
 

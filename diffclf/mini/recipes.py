@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from PIL.Image import Image
 
-from diffclf.mini import dit, sd
-from diffclf.mini.clip import CLIPS, train_clip
+from diffclf.mini import clip, dit, sd
+from diffclf.mini.crawl import ARMS, train_arm
 from diffclf.mini.features import train_features
 from diffclf.mini.supervised import NETWORKS, train_supervised
 from diffclf.mini.synthetic import train_synthetic
@@ -53,8 +53,18 @@ RECIPES = {
         for seed in (1, 2, 3)
         for objective in sd.OBJECTIVES
     },
+    **{
+        f"crawl-{arm}-{seed}": Recipe(partial(train_arm, arm=arm, seed=seed), sd.draw_samples, hours=0.2)
+        for seed in (1, 2, 3)
+        for arm in ARMS
+    },
     **{f"synthetic-{task}": Recipe(partial(train_synthetic, task=task), None, hours=0.5) for task in TASKS},
     **{f"features-{task}": Recipe(partial(train_features, task=task), None, hours=0.3) for task in TASKS},
-    **{name: Recipe(partial(train_clip, size=size), None, hours=1.0) for name, size in CLIPS.items()},
+    **{name: Recipe(partial(clip.train_clip, size=size), None, hours=1.0) for name, size in clip.CLIPS.items()},
+    **{
+        f"clip-{size}-{captions}": Recipe(partial(clip.train_arm, batch_size=size, captions=captions), None, hours=0.2)
+        for size in (16, 256)
+        for captions in clip.STATED
+    },
     **{name: Recipe(partial(train_supervised, network=network), None, hours=0.2) for name, network in NETWORKS.items()},
 }

@@ -35,7 +35,7 @@ from diffclf.paths import data_dir
 from diffclf.schedule import NoiseSchedule
 
 __all__ = ["OBJECTIVES", "VERSIONS", "Denoiser", "build_denoiser", "denoising_loss", "draw_captions", "draw_samples"]
-__all__ += ["import_denoiser", "tokenize", "train_mini_sd", "train_objective"]
+__all__ += ["import_denoiser", "tokenize", "train_denoiser", "train_mini_sd", "train_objective"]
 
 VERSIONS = {1: 24_000, 2: 90_000, 3: 240_000}
 """The versions along the training that are kept, by the samples seen."""
@@ -148,32 +148,61 @@ def train_mini_sd(job: Job) -> None:
     else:
         vae = load_autoencoder(job.start_from)
     versions = VERSIONS if job.start_from is None else {}
-    _train_denoiser(job, vae, (photos, labels), N_SAMPLES, job.seed, "epsilon", versions)
+    scenes, latents = _draw_scenes(job, vae, (photos, labels), N_SINGLE, N_PAIR)
+    train_denoiser(job, vae, scenes, latents, N_SAMPLES, job.seed, versions=versions)
 
 
 def train_objective(job: Job, objective: str, seed: int) -> None:
-    """Train a denoiser from random weights by one of the objectives, on the latents of mini-sd, in a shorter training.
+    """Train a denoiser from random weights by one of the objectives, on pairs alone, in a shorter training.
 
-    The seed is that of the weights and of the batches; all seeds and objectives see the same scenes.
+    The autoencoder is that of mini-sd. The seed is that of the weights and of the batches; all seeds and objectives
+    see the same scenes.
     """
     photos = load_photos("train", job.photo_folder)
     vae = load_autoencoder(data_dir() / "models" / "mini-sd")
-    _train_denoiser(job, vae, photos, N_SAMPLES_OBJECTIVE, job.seed * 1000 + seed, objective, {})
+    scenes, latents = _draw_scenes(job, vae, photos, 0, N_PAIR)
+    seed += job.seed * 1000
+    train_denoiser(job, vae, scenes, latents, N_SAMPLES_OBJECTIVE, seed, objective, average=False)
 
 
-def _train_denoiser(
+def _draw_scenes(
+    job: Job, vae: AutoencoderKL, photos: tuple[np.ndarray, np.ndarray], n_single: int, n_pair: int
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Return the scenes that a denoiser is trained on, and their latents."""
+    rng = np.random.default_rng([job.seed, 3])
+    scenes = world.sample_scenes(photos[1], int(n_single * job.scale), int(n_pair * job.scale), rng=rng)
+
+    def draw_images(part: slice) -> np.ndarray:
+        return world.render(scenes[part], photos[0])
+
+    return scenes, cached_latents(vae, draw_images, len(scenes), job.work / "latents.pt")
+
+
+def train_denoiser(
     job: Job,
     vae: AutoencoderKL,
-    photos: tuple[np.ndarray, np.ndarray],
+    scenes: np.ndarray,
+    latents: torch.Tensor,
     n_samples: int,
     seed: int,
-    objective: str,
-    versions: Mapping[int, int],
+    objective: str = "epsilon",
+    *,
+    average: bool = True,
+    versions: Mapping[int, int] | None = None,
 ) -> None:
-    """Train a denoiser on the latents of an autoencoder; export the pipeline and versions along the training."""
-    rng = np.random.default_rng([job.seed, 3])
-    scenes = world.sample_scenes(photos[1], int(N_SINGLE * job.scale), int(N_PAIR * job.scale), rng=rng)
-    latents = cached_latents(vae, scenes, photos[0], job.work / "latents.pt")
+    """Train a denoiser and its text encoder, and export them as a pipeline.
+
+    Args:
+        job: what was asked for; its number of samples goes before `n_samples`.
+        vae: the autoencoder, trained.
+        scenes: (n,) scenes, of which captions are drawn.
+        latents: (n, 4, 8, 8) scaled latents of the scenes.
+        n_samples: samples seen in all.
+        seed: seed of the weights and of the batches.
+        objective: one of `OBJECTIVES`.
+        average: whether the moving average of the weights is exported; it lags behind in a training of few steps.
+        versions: version -> samples seen when it is kept; None: no versions.
+    """
     tokenizer = build_tokenizer(job.work / "tokenizer")
 
     def conditions(index: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,9 +213,9 @@ def _train_denoiser(
 
     torch.manual_seed(seed)
     denoiser = build_denoiser(tokenizer) if job.start_from is None else import_denoiser(job.start_from)
-    milestones = {n: partial(export, job.out / f"versions/{version}") for version, n in versions.items()}
+    milestones = {n: partial(export, job.out / f"versions/{version}") for version, n in (versions or {}).items()}
     draw = partial(draw_batch, latents, conditions, BATCH_SIZE, (seed, 2))
-    plan = Plan("denoiser", job.n_samples or n_samples, BATCH_SIZE, learning_rate=1.2e-3)
+    plan = Plan("denoiser", job.n_samples or n_samples, BATCH_SIZE, learning_rate=1.2e-3, average=average)
     loss = partial(denoising_loss, objective=objective)
     denoiser = train(denoiser, draw, loss, plan, job.work, milestones)
     scheduler = build_scheduler("v_prediction" if objective == "v" else "epsilon")
