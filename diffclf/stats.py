@@ -201,7 +201,7 @@ def crossed(values: ArrayLike, level: float = 0.95) -> Estimate:
         variance = s_seeds^2 / n_seeds + s_images^2 / n_images
 
     s_seeds^2 is the variance of the seeds' means and s_images^2 that of the images' means. Their noise is in both
-    terms, so that the interval is a little too wide. The quantile is Student's, with Satterthwaite's degrees of freedom:
+    terms, so that the interval is a little too wide. The quantile is Student's, of Satterthwaite's degrees of freedom:
     few seeds that differ give a wide interval.
 
     Args:

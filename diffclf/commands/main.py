@@ -29,6 +29,7 @@ COMMANDS = {
     "reference": "keep the results of the full profile as the reference",
     "train": "train an embedded model",
     "measure": "measure an embedded model for its card",
+    "score": "store what the models of an experiment answer",
     "calibrate": "choose the race's threshold for an embedded model",
     "bench": "time the evaluator and the race against the plain loop",
 }

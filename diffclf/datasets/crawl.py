@@ -82,11 +82,32 @@ def crawled(data: ImageSet, seed: int = 0) -> tuple[ImageSet, NDArray]:
     return replace(data, name=f"{data.name}, crawled", images=list(reduced)), attributes
 
 
-def passes(attributes: NDArray, parts: Sequence[str] = FILTERS["R+Q+F"]) -> NDArray[np.bool_]:
-    """Return which images (n,) pass all of these parts of the filter."""
+def crawled(data: ImageSet, seed: int = 0) -> tuple[ImageSet, NDArray]:
+    """Return the images of an embedded set as a crawl finds them, and their attributes (n,)."""
+    images = np.stack([np.asarray(image) for image in data.images])
+    attributes = draw_attributes(images, seed)
+    reduced = reduce_resolution(images, attributes["resolution"])
+    return replace(data, name=f"crawled {data.name}", images=list(reduced)), attributes
+
+
+def passes(
+    attributes: NDArray,
+    parts: Sequence[str] = FILTERS["R+Q+F"],
+    *,
+    resolution: int = max(RESOLUTIONS),
+    quality: float = MIN_QUALITY,
+) -> NDArray[np.bool_]:
+    """Return which images (n,) pass all of these parts of the filter.
+
+    Args:
+        attributes: (n,) of type `ATTRIBUTES`.
+        parts: names of attributes.
+        resolution: the smallest that passes.
+        quality: an image passes above it.
+    """
     kept = {
-        "resolution": attributes["resolution"] == max(RESOLUTIONS),
-        "quality": attributes["quality"] > MIN_QUALITY,
+        "resolution": attributes["resolution"] >= resolution,
+        "quality": attributes["quality"] > quality,
         "flag": ~attributes["flag"],
     }
     return np.logical_and.reduce([kept[part] for part in parts])
