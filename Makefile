@@ -4,6 +4,8 @@
 PYTHON ?= python3
 PROFILE ?= mini
 MODEL ?= mini-sd
+ONLY ?=
+SEED ?= 0
 LOCK_FLAGS ?=
 # Another torch than the one in the lock, as TORCH="torch==..."; remembered in .venv until TORCH= takes it back.
 TORCH ?= $(shell cat .venv/torch.txt 2>/dev/null)
@@ -18,7 +20,7 @@ CODE := diffclf tests notebooks
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report test test-all lint format lab train bench reference data-table lock FORCE
+.PHONY: help setup reproduce report test test-all lint format lab train bench reference verify data-table lock FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +60,9 @@ bench: setup  ## time evaluator and race against the plain loop (minutes)
 reference: setup  ## run the full profile (hours, resumable) and keep its results in reports/reference
 	@$(DIFFCLF) reproduce --profile full
 	@$(DIFFCLF) reference
+
+verify: setup  ## run ONLY (default all) at the full profile again, with SEED (default 0), and compare with the reference
+	@$(DIFFCLF) verify --only "$(ONLY)" --seed $(SEED)
 
 data-table: setup  ## bring the table of sizes in data/README.md up to date
 	@$(PY) -m tests.data_table

@@ -1,0 +1,102 @@
+"""What the arms of three experiments answer, stored so that the notebooks need not carry the arms themselves.
+
+    crawl      errors of every class on crawled test images, of denoisers trained with and without the filter
+    relation   error differences of the two captions of a scene, of denoisers trained by three objectives
+    clip       similarities of small CLIPs that differ in batch size and captions
+
+Each model's answers are kept beside its weights; a killed run goes on with the next model.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffclf.baselines.contrastive import load_contrastive
+from diffclf.datasets import load_dataset
+from diffclf.datasets.crawl import crawled
+from diffclf.mini.clip import STATED
+from diffclf.mini.crawl import ARMS
+from diffclf.mini.sd import OBJECTIVES
+from diffclf.models import load_model
+from diffclf.search import ErrorSource, compute_errors
+from diffclf.trials import TrialList, uniform
+
+__all__ = ["EXPERIMENTS", "score_arms"]
+
+SEEDS = (1, 2, 3)
+N_CRAWL_TRIALS, N_RELATION_TRIALS = 25, 40
+N_TEST, N_TUNE, N_EXAMPLES = 1000, 50, 400
+
+Arrays = dict[str, NDArray]
+
+
+def _crawl(folder: Path) -> Arrays:
+    """Return the mean error (n, 10) of every class on crawled test images."""
+    model, (data, _) = load_model(folder), crawled(load_dataset("mini-items", "test", N_TEST))
+    trials = TrialList(uniform(N_CRAWL_TRIALS, len(model.schedule)))
+    source = ErrorSource(model, data.prompts_for(model), trials, losses=("l2",))
+    return {"errors": compute_errors(source, data.images, desc=folder.parent.name).mean(axis=2, dtype=np.float64)}
+
+
+def _relation(folder: Path) -> Arrays:
+    """Return the error of the false caption minus that of the true one, (n, trials), on test and on tune images."""
+    model, found = load_model(folder), {}
+    trials = TrialList(uniform(N_RELATION_TRIALS, len(model.schedule)))
+    for name, split, n in (("differences", "test", N_TEST), ("tune", "tune", N_TUNE)):
+        data = load_dataset("mini-relation", split, n)
+        errors = compute_errors(ErrorSource(model, data.captions, trials, losses=("l2",)), data.images, desc=split)
+        found[name] = errors[:, 1] - errors[:, 0]
+    return found
+
+
+def _clip(folder: Path) -> Arrays:
+    """Return the similarities (tags, n, 2 images, 2 captions) on the compositional examples."""
+    from diffclf.experiments.e08_compositionality import clip_scores
+
+    return {"similarity": clip_scores(load_contrastive(folder), N_EXAMPLES)}
+
+
+def _crawl_facts() -> Arrays:
+    data, attributes = crawled(load_dataset("mini-items", "test", N_TEST))
+    return {"labels": data.labels, "attributes": attributes}
+
+
+def _relation_facts() -> Arrays:
+    data = load_dataset("mini-relation", "test", N_TEST)
+    sideways = np.array([" to the " in captions[0] for captions in data.captions])
+    return {"timesteps": np.asarray(uniform(N_RELATION_TRIALS, 1000)), "sideways": sideways}
+
+
+EXPERIMENTS: dict[str, tuple[tuple[tuple, ...], Callable[[Path], Arrays], Callable[[], Arrays]]] = {
+    "crawl": ((ARMS, SEEDS), _crawl, _crawl_facts),
+    "relation": ((OBJECTIVES, SEEDS), _relation, _relation_facts),
+    "clip": (((16, 256), tuple(STATED)), _clip, dict),
+}
+"""Experiment -> the parts of its models' names, after the experiment's; what one model answers; facts of the images."""
+
+
+def score_arms(experiment: str, root: Path) -> Arrays:
+    """Return the answers of all models of an experiment, in the order of their names, and the facts of the images.
+
+    Args:
+        experiment: one of `EXPERIMENTS`.
+        root: folder with the trained models, `NAME/pipeline`.
+
+    Raises:
+        FileNotFoundError: a model is missing.
+    """
+    (first, second), answer, facts = EXPERIMENTS[experiment]
+    found = {}
+    for name in (f"{experiment}-{one}-{two}" for one in first for two in second):
+        folder, path = root / name / "pipeline", root / name / "scores.npz"
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no model {folder}: train it with `diffclf train {name}`")
+        if not path.is_file():
+            np.savez(path, **answer(folder))
+        with np.load(path) as file:
+            for key in file.files:
+                found.setdefault(key, []).append(file[key])
+    shape = (len(first), len(second))
+    return {key: np.reshape(each, (*shape, *each[0].shape)).astype(np.float32) for key, each in found.items()} | facts()
