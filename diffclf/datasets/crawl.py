@@ -82,14 +82,6 @@ def crawled(data: ImageSet, seed: int = 0) -> tuple[ImageSet, NDArray]:
     return replace(data, name=f"{data.name}, crawled", images=list(reduced)), attributes
 
 
-def crawled(data: ImageSet, seed: int = 0) -> tuple[ImageSet, NDArray]:
-    """Return the images of an embedded set as a crawl finds them, and their attributes (n,)."""
-    images = np.stack([np.asarray(image) for image in data.images])
-    attributes = draw_attributes(images, seed)
-    reduced = reduce_resolution(images, attributes["resolution"])
-    return replace(data, name=f"crawled {data.name}", images=list(reduced)), attributes
-
-
 def passes(
     attributes: NDArray,
     parts: Sequence[str] = FILTERS["R+Q+F"],
