@@ -114,6 +114,16 @@ def test_built_in_and_its_versions(data, tiny_sd, tmp_path):
     assert load_model("mini-sd@10").calibration is None
 
 
+def test_a_version_may_have_a_scheduler_of_its_own(data):
+    folder = data / "models" / "mini-sd"
+    shutil.copytree(folder / "scheduler", folder / "versions" / "2" / "scheduler")
+    path = folder / "versions" / "2" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
+    assert load_model("mini-sd@2").schedule.prediction_type == "v_prediction"
+    assert load_model("mini-sd").schedule.prediction_type == load_model("mini-sd@10").schedule.prediction_type
+    assert load_model("mini-sd").schedule.prediction_type == "epsilon"
+
+
 def test_built_in_name_wins_over_a_folder(data, tiny_dit_folder, tmp_path, monkeypatch):
     shutil.copytree(tiny_dit_folder, tmp_path / "here" / "mini-sd")
     monkeypatch.chdir(tmp_path / "here")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffclf.mini.scores import EXPERIMENTS, score_arms
+from diffclf.mini.scores import EXPERIMENTS, card_text, score_arms
 from diffclf.paths import data_dir
 
 __all__ = ["add_arguments", "run"]
@@ -23,5 +23,6 @@ def run(args: argparse.Namespace) -> int:
     arrays = score_arms(args.experiment, args.models)
     path.parent.mkdir(exist_ok=True)
     np.savez_compressed(path, **arrays)
+    (path.parent / "README.md").write_text(card_text(path.parent), encoding="utf-8")
     print(f"wrote {path}: " + ", ".join(f"{name} {array.shape}" for name, array in arrays.items()))
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from diffclf.mini.recipes import RECIPES
+from diffclf.mini.scores import EXPERIMENTS
 from diffclf.mini.training import Job
 
 __all__ = ["add_arguments", "run"]
@@ -36,5 +37,12 @@ def run(args: argparse.Namespace) -> int:
     (out / "training").mkdir(exist_ok=True)
     for log in work.glob("*.csv"):
         shutil.copy(log, out / "training")
-    print(f"the model is in {out}; copied to data/models/{args.name}, `diffclf measure {args.name}` writes its card")
+    print(f"the model is in {out}; {_next_step(args.name)}")
     return 0
+
+
+def _next_step(name: str) -> str:
+    """Return what makes a trained model part of the embedded data."""
+    if (experiment := name.partition("-")[0]) in EXPERIMENTS:
+        return f"`diffclf score {experiment}` stores what the models of its experiment answer"
+    return f"copied to data/models/{name}, `diffclf measure {name}` writes its card"

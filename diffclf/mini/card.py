@@ -70,6 +70,7 @@ def _pipeline_facts(folder: Path) -> dict[str, object]:
             path.parent.name: f"{path.stat().st_size / 1e6:.1f} MB | {n / 1e6:.2f} M" for path, n in counts.items()
         },
         "versions": sd.VERSIONS.values(),
+        "n_arm": sd.N_SAMPLES_ARM,
         "race": json.loads(race.read_text()) if race.is_file() else None,
     }
 

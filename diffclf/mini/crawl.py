@@ -13,14 +13,14 @@ from diffclf.datasets import crawl, world
 from diffclf.datasets.photos import load_photos
 from diffclf.mini.autoencoder import load_autoencoder
 from diffclf.mini.latents import cached_latents
-from diffclf.mini.sd import train_denoiser
+from diffclf.mini.sd import N_SAMPLES_ARM, train_denoiser
 from diffclf.mini.training import Job
 from diffclf.paths import data_dir
 
 __all__ = ["ARMS", "select", "train_arm"]
 
 ARMS = ("filtered", "unfiltered", "random")
-N_CRAWLED, N_SAMPLES = 40_000, 160_000
+N_CRAWLED = 40_000
 TOLERANCE = 0.01
 
 
@@ -53,4 +53,4 @@ def train_arm(job: Job, arm: str, seed: int) -> None:
     images = crawl.reduce_resolution(images[chosen], attributes["resolution"][chosen])
     vae = load_autoencoder(data_dir() / "models" / "mini-sd")
     latents = cached_latents(vae, images.__getitem__, len(images), job.work / "latents.pt")
-    train_denoiser(job, vae, scenes[chosen], latents, N_SAMPLES, job.seed * 1000 + seed, average=False)
+    train_denoiser(job, vae, scenes[chosen], latents, N_SAMPLES_ARM, job.seed * 1000 + seed, average=False)

@@ -7,10 +7,12 @@
 Each model's answers are kept beside its weights; a killed run goes on with the next model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment
 from numpy.typing import NDArray
 
 from diffclf.baselines.contrastive import load_contrastive
@@ -23,7 +25,7 @@ from diffclf.models import load_model
 from diffclf.search import ErrorSource, compute_errors
 from diffclf.trials import TrialList, uniform
 
-__all__ = ["EXPERIMENTS", "score_arms"]
+__all__ = ["EXPERIMENTS", "card_text", "score_arms"]
 
 SEEDS = (1, 2, 3)
 N_CRAWL_TRIALS, N_RELATION_TRIALS = 25, 40
@@ -100,3 +102,32 @@ def score_arms(experiment: str, root: Path) -> Arrays:
                 found.setdefault(key, []).append(file[key])
     shape = (len(first), len(second))
     return {key: np.reshape(each, (*shape, *each[0].shape)).astype(np.float32) for key, each in found.items()} | facts()
+
+
+def _accuracy(experiment: str, file: Mapping[str, NDArray]) -> NDArray[np.float64]:
+    """Return the accuracy of every model of an experiment, (first part of the name, second part)."""
+    if experiment == "crawl":
+        right = file["errors"].argmin(axis=-1) == file["labels"]
+    elif experiment == "relation":
+        right = file["differences"].mean(axis=-1) > 0
+    else:  # of each example: both images get the right caption
+        similarity = file["similarity"]
+        right = (similarity[..., 0, 0] > similarity[..., 0, 1]) & (similarity[..., 1, 1] > similarity[..., 1, 0])
+    return right.reshape(*right.shape[:2], -1).mean(axis=-1)
+
+
+def card_text(folder: Path) -> str:
+    """Return the card of the stored answers in a folder."""
+    files = {}
+    for path in sorted(folder.glob("*.npz")):
+        (first, second), *_ = EXPERIMENTS[path.stem]
+        with np.load(path) as file:
+            accuracy = _accuracy(path.stem, file)
+            files[path.stem] = {
+                "digest": sha256(path.read_bytes()).hexdigest(),
+                "arrays": {name: file[name].shape for name in file.files},
+                "rows": {one: dict(zip(second, row, strict=True)) for one, row in zip(first, accuracy, strict=True)},
+            }
+    text = Path(__file__).with_name("scores_card.md").read_text(encoding="utf-8")
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return environment.from_string(text).render(files=files)

@@ -47,7 +47,7 @@ OBJECTIVES = ("epsilon", "late", "v")
 V_SCHEDULE = NoiseSchedule.linear(prediction_type="v_prediction")
 N_SINGLE, N_PAIR = 160_000, 60_000
 N_AUTOENCODER, N_SAMPLES, BATCH_SIZE = 64_000, 700_000, 128
-N_SAMPLES_OBJECTIVE = 160_000
+N_SAMPLES_ARM = 160_000
 
 
 class Denoiser(torch.nn.Module):
@@ -162,7 +162,7 @@ def train_objective(job: Job, objective: str, seed: int) -> None:
     vae = load_autoencoder(data_dir() / "models" / "mini-sd")
     scenes, latents = _draw_scenes(job, vae, photos, 0, N_PAIR)
     seed += job.seed * 1000
-    train_denoiser(job, vae, scenes, latents, N_SAMPLES_OBJECTIVE, seed, objective, average=False)
+    train_denoiser(job, vae, scenes, latents, N_SAMPLES_ARM, seed, objective, average=False)
 
 
 def _draw_scenes(

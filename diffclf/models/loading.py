@@ -28,7 +28,7 @@ __all__ = ["built_in_models", "load_model", "quiet"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MAX_PIXELS = 2048  # a network's side; a table of positions takes its square
 DEVICES = ("cpu", "cuda")
-VERSIONED = ("unet", "text_encoder")  # the parts that a version along the training has of its own
+VERSIONED = ("unet", "text_encoder")  # the parts that a version has of its own; a scheduler it may have
 
 
 def load_model(
@@ -41,9 +41,9 @@ def load_model(
     """Load a diffusion model.
 
     Args:
-        name_or_path: a built-in name ("mini-sd"), one with a version along its training ("mini-sd@2"), a folder in
-            diffusers' layout, or a hub id, which may carry a revision ("owner/name@refs/pr/1"). A built-in name wins
-            over a folder of that name; write "./name" for the folder.
+        name_or_path: a built-in name ("mini-sd"), one with a version ("mini-sd@2" along its training, "mini-sd@v-1"
+            from a training of its own), a folder in diffusers' layout, or a hub id, which may carry a revision
+            ("owner/name@refs/pr/1"). A built-in name wins over a folder of that name; write "./name" for the folder.
         device: by default "cuda" if there is one, else "cpu".
         dtype: precision of the networks ("float32", "float16", "bfloat16" or torch's); by default float16 on CUDA,
             else float32. The autoencoder is in float32 always.
@@ -61,7 +61,8 @@ def load_model(
     index = layout.read_object(folder / layout.INDEX, name)
     model_class = layout.check_kind(index, name)
     classes = {part: accepted[0] if accepted else index[part][1] for part, accepted in model_class.parts.items()}
-    folders = {part: (version if version and part in VERSIONED else folder) / part for part in classes}
+    own = [part for part in classes if version and (part in VERSIONED or (version / part).is_dir())]
+    folders = {part: (version if part in own else folder) / part for part in classes}
     for part, part_folder in folders.items():
         layout.check_files(part, part_folder, name)
     calibration = (version or folder) / layout.CALIBRATION
@@ -82,7 +83,7 @@ def load_model(
 
 
 def built_in_models() -> dict[str, list[str]]:
-    """Return the names of the built-in models, each with its versions along the training."""
+    """Return the names of the built-in models, each with its versions."""
     try:
         root = data_dir() / "models"
     except FileNotFoundError:
