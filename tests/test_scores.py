@@ -33,7 +33,7 @@ def test_answers_lie_in_the_order_of_the_names(tmp_path, monkeypatch):
 
 
 def test_answers_of_a_model_are_those_of_the_classifier(tiny_sd_folder, tmp_path, monkeypatch):
-    for name, value in {"N_TEST": 3, "N_TUNE": 2, "N_CRAWL_TRIALS": 4, "N_RELATION_TRIALS": 4}.items():
+    for name, value in {"N_CRAWLED": 3, "N_TEST": 3, "N_TUNE": 2, "N_CRAWL_TRIALS": 4, "N_RELATION_TRIALS": 4}.items():
         monkeypatch.setattr(scores, name, value)
     errors = scores._crawl(tiny_sd_folder)["errors"]
     relation = scores._relation(tiny_sd_folder)

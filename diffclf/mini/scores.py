@@ -29,14 +29,14 @@ __all__ = ["EXPERIMENTS", "card_text", "score_arms"]
 
 SEEDS = (1, 2, 3)
 N_CRAWL_TRIALS, N_RELATION_TRIALS = 25, 40
-N_TEST, N_TUNE, N_EXAMPLES = 1000, 50, 400
+N_CRAWLED, N_TEST, N_TUNE, N_EXAMPLES = 500, 1000, 50, 400
 
 Arrays = dict[str, NDArray]
 
 
 def _crawl(folder: Path) -> Arrays:
     """Return the mean error (n, 10) of every class on crawled test images."""
-    model, (data, _) = load_model(folder), crawled(load_dataset("mini-items", "test", N_TEST))
+    model, (data, _) = load_model(folder), crawled(load_dataset("mini-items", "test", N_CRAWLED))
     trials = TrialList(uniform(N_CRAWL_TRIALS, len(model.schedule)))
     source = ErrorSource(model, data.prompts_for(model), trials, losses=("l2",))
     return {"errors": compute_errors(source, data.images, desc=folder.parent.name).mean(axis=2, dtype=np.float64)}
@@ -61,7 +61,7 @@ def _clip(folder: Path) -> Arrays:
 
 
 def _crawl_facts() -> Arrays:
-    data, attributes = crawled(load_dataset("mini-items", "test", N_TEST))
+    data, attributes = crawled(load_dataset("mini-items", "test", N_CRAWLED))
     return {"labels": data.labels, "attributes": attributes}
 
 
