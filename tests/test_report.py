@@ -15,7 +15,8 @@ from notebook_maker import make_claim, write_notebook
 
 from diffclf.files import write_json
 from diffclf.workbook.plots.forest import forest, forest_alt
-from diffclf.workbook.report.build import build_report
+from diffclf.workbook.provenance import environment
+from diffclf.workbook.report.build import _front_page, build_report
 from diffclf.workbook.report.staging import stage, stage_guide
 from diffclf.workbook.run.cost import cost_report
 from diffclf.workbook.run.plan import plan
@@ -245,6 +246,18 @@ def test_guide_links_only_to_pages(tmp_path):
     (tmp_path / "a.md").write_text("[01](../notebooks/01_a.ipynb), [02](../notebooks/02_b.ipynb), [x](https://y)\n")
     stage_guide(tmp_path / "a.md", tmp_path / "docs" / "a.md", ["01_a"])
     assert (tmp_path / "docs" / "a.md").read_text() == "[01](../nb/01_a.ipynb), 02, [x](https://y)\n"
+
+
+def test_front_page_has_the_claims_of_a_notebook_that_was_stepped_through(tmp_path):
+    shown = {"level": 0.95, "n": 10, "verdict": "holds", "words": "holds", "paper_note": "", "detail": ""}
+    shown |= {"notebook": "03_stepped", "profile": "mini", "world": "the mini world"}
+    claim = {**make_claim("by-hand"), **shown, "estimate": 5.0, "low": 1.0, "high": 9.0}
+    write_json(tmp_path / "claims" / "03_stepped.json", {"claims": [claim]})
+    facts = {"status": "ok", "error": "", "seconds": 3.0, "settings": {}, "environment": environment()}
+    write_json(tmp_path / "runs" / "01_first.json", {**facts, "model": None, "seed": 0})
+    text = _front_page("mini", tmp_path, {"01_first": "First"})
+    assert "by-hand" in text and "03_stepped" in text and 'href="nb/03_stepped.html"' not in text
+    assert '<a href="nb/01_first.html">First</a>' in text
 
 
 def test_report_needs_a_run():

@@ -121,7 +121,7 @@ def _front_page(profile: str, folder: Path, titles: dict[str, str]) -> str:
         figures=_figures(folder, titles),
         pages={name: f"nb/{name}.html" for name in titles},
         guides=[f"docs/{path.stem}" for path in _guides()],
-        titles={**{claim["notebook"]: claim["notebook"] for claim in judged}, **titles},
+        titles=titles,
         **{function.__name__: function for function in (number, interval, how_judged, lean, duration)},
     )
 
