@@ -111,6 +111,10 @@ def test_an_undecided_claim_says_how_it_leans():
     assert "[−3.67, −0.326] contradicts the claim" in against
     assert against.endswith(then.format("122 images instead of 100", "does not hold"))
     assert "supports the claim" in lean({**undecided, "estimate": 2.0, "low": -0.2})
+    trainings = lean({**undecided, "covers": ["images", "training"]})
+    assert trainings == (
+        "The interval covers other trainings, too, so that more images alone need not decide the claim."
+    )
     assert lean({**undecided, "estimate": 0.0}).endswith("would decide: the estimate equals the margin.")
     assert lean({**undecided, "low": None, "high": None}).endswith("would decide: the interval is unbounded.")
     assert lean({**undecided, "low": None, "high": None, "n": 7}).endswith("the claim. 7 are too few for an interval.")

@@ -159,6 +159,8 @@ def lean(record: Mapping[str, Any]) -> str:
     """Return how an undecided claim leans and how many images would decide it; "" for every other claim."""
     if record["verdict"] != "undecided":
         return ""
+    if "training" in record["covers"]:  # a few trainings: neither a normal interval nor a number of images says much
+        return "The interval covers other trainings, too, so that more images alone need not decide the claim."
     one_sided, (low, high) = record["direction"] == "not worse", plain_interval(record)
     which = "one-sided 95% bound" if one_sided else f"plain 95% interval [{number(low)}, {number(high)}]"
     does = {"holds": "supports", "does not hold": "contradicts", "undecided": "neither supports nor contradicts"}

@@ -20,7 +20,7 @@ from diffclf.workbook.run.plan import Job
 __all__ = ["cost_report", "downloads", "evaluations"]
 
 KINDS = dict.fromkeys(
-    ("model", "class_model", "networks", "filters", "twins", "checkpoints", "filter_network"), "model"
+    ("model", "class_model", "networks", "filters", "twins", "checkpoints", "filter_network", "captioner"), "model"
 )
 KINDS |= dict.fromkeys(("dataset", "class_dataset", "sets", "more_tasks", "shifted", "tasks", "growth"), "dataset")
 """Settings that name models or data sets: one name, a list, a mapping to names, or one from names to their sizes."""
@@ -67,7 +67,7 @@ def _names(job: Job) -> list[tuple[str, str]]:
             several = [size_or_name if isinstance(size_or_name, str) else name for name, size_or_name in value.items()]
         if not isinstance(several, list | tuple) or not all(isinstance(name, str) for name in several):
             raise ValueError(f"{setting} of {job.name} must name models or data sets, got {value!r:.80}")
-        found += [(KINDS[setting], name) for name in several]
+        found += [(KINDS[setting], name) for name in several if name]
     return found
 
 
