@@ -246,8 +246,7 @@ def reading(scores: Scores) -> list[str]:
     said.append(f"The worst seed of v is {worst:.1f}, the best of epsilon {best_other:.1f}.")
     rest = _points(1.0 * scores.right("v") - scores.right("late"))
     said.append(
-        f"late has the weights of v's loss, up to {MAX_WEIGHT:.0f}, but predicts the noise; v is {rest:.1f} points "
-        "above it" + (": the weights are not the whole reason." if rest.low > 0 else ".")
+        f"late has the weights of v's loss, up to {MAX_WEIGHT:.0f}, but predicts the noise; v is {rest:.1f} points above it."
     )
     fitted = scores.right("epsilon", fitted_weights(scores, "epsilon"))
     gain, left = _points(1.0 * fitted - scores.right("epsilon")), _points(1.0 * scores.right("v") - fitted)
