@@ -148,7 +148,7 @@ def test_rows_and_sentences_follow_the_numbers(scores):
     assert len(seeds) == 3 and seeds[0].startswith("Seeds of epsilon: ")
     own, other = (100 * scores.right(name).mean(axis=1) for name in ("v", "epsilon"))
     assert extremes == f"The worst seed of v is {own.min():.1f}, the best of epsilon {other.max():.1f}."
-    assert rest.startswith("late has the weights of v's loss, up to 100, but predicts the noise; v is ")
+    assert rest.startswith("v minus late, which has the weights of v's loss up to 100: ")
     assert best.startswith("The objective with the highest accuracy is v: ") and "chance, 50: epsilon." in best
     assert "still" in weights and gaps.startswith("v minus epsilon: ")
     turned = Scores(scores.differences[::-1], scores.tune[::-1], scores.timesteps, scores.sideways)

@@ -245,9 +245,7 @@ def reading(scores: Scores) -> list[str]:
     worst, best_other = min(seeds["v"]), max(seeds["epsilon"])
     said.append(f"The worst seed of v is {worst:.1f}, the best of epsilon {best_other:.1f}.")
     rest = _points(1.0 * scores.right("v") - scores.right("late"))
-    said.append(
-        f"late has the weights of v's loss, up to {MAX_WEIGHT:.0f}, but predicts the noise; v is {rest:.1f} points above it."
-    )
+    said.append(f"v minus late, which has the weights of v's loss up to {MAX_WEIGHT:.0f}: {rest:.1f} points.")
     fitted = scores.right("epsilon", fitted_weights(scores, "epsilon"))
     gain, left = _points(1.0 * fitted - scores.right("epsilon")), _points(1.0 * scores.right("v") - fitted)
     said.append(
