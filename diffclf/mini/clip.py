@@ -15,7 +15,6 @@ References:
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +33,6 @@ from diffclf.mini.training import Job, Plan, train
 __all__ = ["CLIPS", "STATED", "Size", "build_clip", "contrastive_loss", "shift", "train_arm", "train_clip"]
 
 N_SAMPLES, BATCH_SIZE, LEARNING_RATE = 1_500_000, 256, 1e-3
-N_SAMPLES_ARM = 512_000
 STATED = {"full": 1.0, "short": 0.1}
 """Captions of an arm -> share of the pairs whose caption states both objects and their relation."""
 MAX_SHIFT = 2
@@ -105,8 +103,7 @@ def shift(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def train_arm(job: Job, batch_size: int, captions: str) -> None:
-    """Train the small CLIP with another batch size and one of the captions of `STATED`, in a shorter training."""
-    job = replace(job, n_samples=job.n_samples or N_SAMPLES_ARM)
+    """Train the small CLIP with another batch size and one of the captions of `STATED`."""
     train_clip(job, CLIPS["mini-clip-small"], batch_size, STATED[captions])
 
 

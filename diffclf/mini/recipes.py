@@ -62,7 +62,7 @@ RECIPES = {
     **{f"features-{task}": Recipe(partial(train_features, task=task), None, hours=0.3) for task in TASKS},
     **{name: Recipe(partial(clip.train_clip, size=size), None, hours=1.0) for name, size in clip.CLIPS.items()},
     **{
-        f"clip-{size}-{captions}": Recipe(partial(clip.train_arm, batch_size=size, captions=captions), None, hours=0.2)
+        f"clip-{size}-{captions}": Recipe(partial(clip.train_arm, batch_size=size, captions=captions), None, hours=1.0)
         for size in (16, 256)
         for captions in clip.STATED
     },
