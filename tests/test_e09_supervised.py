@@ -134,6 +134,8 @@ def test_a_row_per_classifier_with_the_dit_compared():
     assert rows[0]["DiT minus this"] is None and rows[2]["DiT minus this"].value == pytest.approx(-30)
     assert rows[1]["accuracy, 9 images"].value == pytest.approx(700 / 9) and rows[2]["accuracy, 9 images"] is None
     assert rows[1]["accuracy, 10 images"].value == pytest.approx(70)
+    same = accuracy_rows(FIELD, Field(LABELS, np.arange(10), {"a": CHOSEN["a"]}), "dit")
+    assert [row["accuracy, 10 images"] for row in same] == [FIELD.accuracy(name) for name in ("dit", "a", "b")]
     assert list(cost_rows(MEMBERS)[0].values()) == ["dit", 1000, 250, 5000]
 
 

@@ -147,12 +147,13 @@ def paper_accuracies(table: Mapping[str, Any]) -> dict[str, Estimate]:
 def accuracy_rows(field: Field, every: Field, dit: str) -> list[dict[str, Any]]:
     """Return a row per classifier: accuracy on the field's images, on all images, and the DiT minus this, in points.
 
-    `every` has the networks on all images.
+    `every` has the networks on all images; if these are the field's images, there is one column of accuracies.
     """
     rows, n, n_all = [], len(np.unique(field.groups)), len(np.unique(every.groups))
     for name in field.chosen:
         row = {"network": name, f"accuracy, {n} images": field.accuracy(name)}
-        row[f"accuracy, {n_all} images"] = every.accuracy(name) if name in every.chosen else None
+        if n_all != n:
+            row[f"accuracy, {n_all} images"] = every.accuracy(name) if name in every.chosen else None
         rows.append(row | {"DiT minus this": field.difference(dit, name) if name != dit else None})
     return rows
 
