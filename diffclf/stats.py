@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Estimate", "bootstrap", "clopper_pearson", "mean", "non_inferior", "paired_difference", "percentiles"]
-__all__ += ["crossed", "holm", "mcnemar", "proportion"]
+__all__ += ["contrast_values", "crossed", "holm", "mcnemar", "proportion"]
 
 MIN_GROUPS = 8
 CHUNK = 2_000_000  # numbers drawn at a time: keeps a resampling of thousands of photographs under 50 MB
@@ -231,6 +231,30 @@ def crossed(values: ArrayLike, level: float = 0.95) -> Estimate:
         freedom = (seeds + images) ** 2 / (seeds**2 / (len(array) - 1) + images**2 / (n - 1))
         half = float(stdtrit(freedom, (1 + level) / 2) * np.sqrt(seeds + images))
     return Estimate(value, value - half, value + half, level, n)
+
+
+def contrast_values(values: ArrayLike, first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Return values whose mean is the mean over one part of the observations minus that over another part.
+
+    `mean` and `crossed` then give the interval of this difference. An observation's value is the difference plus its
+    deviation from its part's mean, divided by the part's share of all that are used (the influence function). The
+    variance between the parts does not count, and parts that share their groups make a paired difference.
+
+    Args:
+        values: (..., n) numbers.
+        first: (n,) bool, the one part.
+        second: (n,) bool, the other part; the parts are disjoint and not empty.
+
+    Returns:
+        (..., n_used) float64, of the observations in either part, in their order.
+    """
+    array, first, second = np.asarray(values, dtype=np.float64), np.asarray(first), np.asarray(second)
+    used, parts = first | second, (first, second)
+    means = [array[..., part].mean(axis=-1, keepdims=True) for part in parts]
+    found = np.broadcast_to(means[0] - means[1], array.shape).copy()
+    for sign, part, centre in zip((1, -1), parts, means, strict=True):
+        found[..., part] += sign * (array[..., part] - centre) * used.sum() / part.sum()
+    return found[..., used]
 
 
 def bootstrap(

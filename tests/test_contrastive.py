@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from diffclf.baselines.contrastive import PromptScorer, load_contrastive
 from diffclf.datasets import load_dataset
+from diffclf.datasets.compositional import load_examples
 from diffclf.images import load_images, to_pixels
 from diffclf.mini.clip import CLIPS, Size, _name_one, build_clip, contrastive_loss, shift
 from diffclf.mini.export import export_clip
@@ -153,3 +154,18 @@ def test_a_short_caption_names_one_of_the_two_objects():
     found = {_name_one("a red sneaker to the left of a blue bag", rng) for _ in range(20)}
     assert found == {"a photo of a red sneaker", "a photo of a blue bag"}
     assert _name_one("a red sneaker above a blue bag", rng) in found
+
+
+def test_similarities_are_those_of_the_embeddings():
+    network = load_contrastive("mini-clip-small", device="cpu")
+    found = network.similarities(load_examples(n=3)).reshape(4, 3, 2, 2)
+    assert found.shape == (4, 3, 2, 2) and found.dtype == np.float32 and (abs(found) <= 1 + 1e-6).all()
+    examples = load_examples(n=3)
+    for tag, place in ((0, 2), (3, 1)):
+        example = tag * 3 + place
+        images = network.embed_images([examples.images[k] for k in examples.pair[example]])
+        texts = network.embed_texts(list(examples.captions[example]))
+        np.testing.assert_allclose(found[tag, place], (images @ texts.T).numpy(), atol=1e-5)
+    np.testing.assert_array_equal(
+        found[1, :, :, 0], found[3, :, :, 0]
+    )  # colour and both: the same images and caption 0

@@ -6,7 +6,6 @@ import torch
 from scipy.stats import binomtest
 
 from diffclf.bank import ErrorBank
-from diffclf.baselines.contrastive import load_contrastive
 from diffclf.datasets.compositional import MINI, TAGS, Examples, load_examples
 from diffclf.experiments import e08_compositionality as e08
 from diffclf.images import load_images, to_pixels
@@ -117,22 +116,6 @@ def test_evaluations_of_winoground_and_of_the_check():
     assert e08.evaluations(settings) == 5 * 6 * 7 + 3 * 2 * 2 * 40
 
 
-def test_similarities_are_those_of_the_embeddings():
-    network = load_contrastive("mini-clip-small", device="cpu")
-    found = e08.clip_scores(network, 3)
-    assert found.shape == (4, 3, 2, 2) and found.dtype == np.float32 and (abs(found) <= 1 + 1e-6).all()
-    examples = load_examples(n=3)
-    for tag, place in ((0, 2), (3, 1)):
-        example = tag * 3 + place
-        images = network.embed_images([examples.images[k] for k in examples.pair[example]])
-        texts = network.embed_texts(list(examples.captions[example]))
-        np.testing.assert_allclose(found[tag, place], (images @ texts.T).numpy(), atol=1e-5)
-    np.testing.assert_array_equal(
-        found[1, :, :, 0], found[3, :, :, 0]
-    )  # colour and both: the same images and caption 0
-    assert e08.text_right(found[0]).mean() > 0.5, "it knows what it was trained on"
-
-
 def test_points_of_tags_are_proportions():
     examples = winoground()
     right = np.zeros(48, dtype=bool)
@@ -191,22 +174,6 @@ def test_answers_are_a_row_per_image():
     assert list(table.columns) == ["task", "method", "image", "group", "label", "predicted"] and len(table) == 8
     own = table[(table["method"] == e08.OURS) & (table["task"] == "both")]
     assert own["label"].tolist() == [0, 1] and own["predicted"].tolist() == [1, 0] and set(own["group"]) == {9}
-
-
-def test_rows_of_stored_clips(tmp_path, monkeypatch):
-    right = np.zeros((2, 2, 4, 10), dtype=bool)
-    right[0, 1, 2, :3] = True
-    right[1, 0] = True
-    (tmp_path / "scores").mkdir()
-    scores = np.where(right[..., None, None], np.eye(2), 1 - np.eye(2)).astype(np.float32)
-    np.savez(tmp_path / "scores" / "clip.npz", similarity=scores)
-    monkeypatch.setenv("DIFFCLF_DATA", str(tmp_path))
-    rows = e08.arm_rows()
-    assert [(row["batch size"], row["captions"]) for row in rows] == [
-        (16, "full"), (16, "short"), (256, "full"), (256, "short")
-    ]  # fmt: skip
-    assert [row["relation (b): position"].value for row in rows] == [0, 30, 100, 0]
-    assert [row["object"].value for row in rows] == [0, 0, 100, 0]
 
 
 def test_pictures_of_winoground_are_not_shown():

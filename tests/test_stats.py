@@ -10,6 +10,7 @@ from diffclf.stats import (
     Estimate,
     bootstrap,
     clopper_pearson,
+    contrast_values,
     crossed,
     holm,
     mcnemar,
@@ -231,3 +232,24 @@ def test_coverage_over_seeds_and_images():
 def test_crossed_refuses(values):
     with pytest.raises(ValueError, match="two or more seeds by two or more images"):
         crossed(values)
+
+
+def test_values_of_a_contrast():
+    values, part = np.array([1.0, 2.0, 5.0, 7.0, 100.0]), np.arange(5)
+    first, second = part < 2, (part == 2) | (part == 3)
+    found = contrast_values(values, first, second)
+    assert found == pytest.approx(
+        [-4.5 - 1, -4.5 + 1, -4.5 + 2, -4.5 - 2]
+    )  # deviations times 4 / 2, of the second minus
+    several = contrast_values(np.stack([values, 3 * values]), first, second)
+    assert several.mean(axis=1) == pytest.approx([-4.5, -13.5]) and several[0] == pytest.approx(found)
+
+
+def test_interval_of_a_contrast_is_that_of_two_samples():
+    rng = np.random.default_rng(0)
+    values, first = rng.normal(size=900), np.arange(900) < 300
+    values[first] *= 3
+    found = mean(contrast_values(values, first, ~first), signed=True)
+    error = np.sqrt(values[first].var() / 300 + values[~first].var() / 600)
+    assert found.value == pytest.approx(values[first].mean() - values[~first].mean())
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.05)

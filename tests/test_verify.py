@@ -42,6 +42,8 @@ def test_a_number_that_is_missing_differs(tmp_path):
     reference = write_run(tmp_path / "a", [1.0, 2.0])
     _, lines = compare_numbers(write_run(tmp_path / "b", [1.0]), reference, [NOTEBOOK])
     assert lines[0] == "claim c1, estimate: got missing, reference 2.0" and len(lines) == 5
+    _, lines = compare_numbers(reference, tmp_path / "b", [NOTEBOOK])
+    assert lines[0] == "claim c1, estimate: got 2.0, reference missing" and len(lines) == 5
 
 
 def test_times_are_not_compared(tmp_path):

@@ -24,6 +24,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from scipy.special import softmax
 
+from diffclf.datasets.compositional import Examples
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import list_images, load_image
 from diffclf.models.layout import HUB_ID, first_line
@@ -82,10 +83,17 @@ class ContrastiveClassifier:
         if data.captions is None:
             texts = self.embed_texts(list(data.prompts.values()))
             return self.scale * (images @ texts.T).double().numpy()
-        flat = [caption for captions in data.captions for caption in captions]
-        different, which = np.unique(flat, return_inverse=True)
-        texts = self.embed_texts(different.tolist())[torch.from_numpy(which)].reshape(len(data), -1, images.shape[1])
-        return self.scale * torch.einsum("nd,ncd->nc", images, texts).double().numpy()
+        return self.scale * torch.einsum("nd,ncd->nc", images, self._embed_captions(data.captions)).double().numpy()
+
+    def similarities(self, examples: Examples) -> NDArray[np.float32]:
+        """Return the cosine similarities of the images and captions of each example, (n, 2 images, 2 captions)."""
+        images = self.embed_images(list(examples.images))[torch.from_numpy(examples.pair)]
+        return torch.einsum("nid,ncd->nic", images, self._embed_captions(examples.captions)).numpy()
+
+    def _embed_captions(self, captions: Sequence[Sequence[str]]) -> torch.Tensor:
+        """Return the embeddings of n lists of k captions, (n, k, width); equal captions are encoded once."""
+        different, which = np.unique(np.array(captions), return_inverse=True)
+        return self.embed_texts(different.tolist())[torch.from_numpy(which).reshape(len(captions), -1)]
 
     def probabilities(self, data: ImageSet) -> NDArray[np.float64]:
         """Return the probabilities of a data set's classes, or of each image's captions; each row has the sum 1."""

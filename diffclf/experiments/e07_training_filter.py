@@ -26,17 +26,16 @@ from diffclf.datasets.crawl import FILTERS, crawled, passes
 from diffclf.datasets.filters import MIN_QUALITY, MIN_RESOLUTION, load_checker, load_head, measure_attributes
 from diffclf.experiments.field import Field
 from diffclf.mini.crawl import ARMS
+from diffclf.mini.scores import N_CRAWLED
 from diffclf.models.protocol import DiffusionModel
 from diffclf.paths import data_dir
-from diffclf.stats import Estimate, crossed, proportion
+from diffclf.stats import Estimate, contrast_values, crossed, proportion
 from diffclf.trials import TrialList, uniform
 
 __all__ = ["GAINS", "FilteredSet", "Scores", "accuracies", "answers_on", "class_gains", "class_reading", "class_rows"]
 __all__ += ["contrasts", "density", "disagreement", "evaluations", "examples", "field", "filter_sets", "gains"]
 __all__ += ["load_scores", "paper_shares", "products", "reading", "recompute", "share_rows", "values"]
 
-N_STORED = 500
-"""Test images with stored scores."""
 GAINS = {f"{arm} minus filtered": (arm, "filtered") for arm in ("unfiltered", "random")}
 """Name -> the arms whose accuracies are subtracted."""
 UNFILTERED, RANDOM = GAINS
@@ -45,7 +44,7 @@ UNFILTERED, RANDOM = GAINS
 def evaluations(settings: Mapping[str, Any]) -> int:
     """Return the denoiser evaluations: the scores of some images computed anew, for some of the models."""
     per_image = settings["n_classes"] * settings["n_trials"] * len(settings["checkpoints"])
-    return min(settings["n_images"], N_STORED) * per_image
+    return min(settings["n_images"], N_CRAWLED) * per_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,18 +244,12 @@ def contrasts(scores: Scores, level: Callable[[str], float]) -> dict[str, Estima
     """Return claim -> estimate in points; `level` says at which level the interval of a claim is."""
     unfiltered, random = (_gain(scores, name) for name in GAINS)
     some = scores.groups
-    # Each group's values are spread around the contrast, so that only the variance within a group counts.
-    n, contrast = len(scores.labels), unfiltered[:, some["removed"]].mean() - unfiltered[:, some["kept"]].mean()
-    where = np.full(unfiltered.shape, contrast)
-    for group, sign in (("removed", 1), ("kept", -1)):
-        own = unfiltered[:, some[group]]
-        where[:, some[group]] += sign * n / own.shape[1] * (own - own.mean())
     values = {
         "unfiltered-gains-on-removed": unfiltered[:, some["removed"]],
         "unfiltered-gains-overall": unfiltered,
         "unfiltered-keeps-the-kept": unfiltered[:, some["kept"]],
         "selection-not-size": random[:, some["removed"]],
-        "gain-is-where-the-filter-cuts": where,
+        "gain-is-where-the-filter-cuts": contrast_values(unfiltered, some["removed"], some["kept"]),
     }
     return {claim: crossed(own, level(claim)) for claim, own in values.items()}
 

@@ -23,20 +23,18 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from diffclf.bank import ErrorBank
-from diffclf.baselines.contrastive import ContrastiveClassifier
-from diffclf.datasets.compositional import MINI, TAGS, Examples, load_examples
+from diffclf.datasets.compositional import MINI, Examples
 from diffclf.experiments.field import Field
-from diffclf.mini.clip import STATED
+from diffclf.mini.scores import N_RELATION_TRIALS
 from diffclf.models.protocol import DiffusionModel
-from diffclf.paths import data_dir
 from diffclf.pruning import Fixed
 from diffclf.search import search
-from diffclf.stats import Estimate, holm, mcnemar, mean, paired_difference, proportion
+from diffclf.stats import Estimate, contrast_values, holm, mcnemar, mean, paired_difference, proportion
 from diffclf.trials import TrialList, uniform
 
-__all__ = ["CHANCE", "COLUMNS", "OURS", "PAPER_TAGS", "answer_table", "arm_rows", "clip_scores", "denoiser_errors"]
-__all__ += ["evaluations", "image_right", "mcnemar_rows", "paper_points", "reading", "relation_minus_object"]
-__all__ += ["score_rows", "shown_examples", "similarities", "tag_points", "text_right", "text_rows"]
+__all__ = ["CHANCE", "COLUMNS", "OURS", "PAPER_TAGS", "answer_table", "denoiser_errors", "evaluations"]
+__all__ += ["image_right", "mcnemar_rows", "paper_points", "reading", "relation_minus_object"]
+__all__ += ["score_rows", "shown_examples", "tag_points", "text_right", "text_rows"]
 __all__ += ["without_unconditional"]
 
 OURS = "Diffusion Classifier"
@@ -47,9 +45,6 @@ COLUMNS = {"colour": "relation (a): colour", "position": "relation (b): position
 """Names of tags in tables, where they are not the tags."""
 PAPER_TAGS = {"object": ("object",), "relation": ("colour", "position", "relation"), "both": ("both",)}
 """The paper's tags and those that stand for them."""
-BATCHES = (16, 256)
-"""Batch sizes of the stored CLIPs."""
-CHECKED_TRIALS = 40
 
 
 def evaluations(settings: Mapping[str, Any]) -> int:
@@ -59,20 +54,7 @@ def evaluations(settings: Mapping[str, Any]) -> int:
     gives an example of each tag: image 0 has 6 prompts, and the three images 1 have 3, 4 (that of two tags) and 3.
     """
     per_example = 6 + 3 + 4 + 3 if settings["dataset"] == MINI else 2 * 3
-    return settings["n_images"] * per_example * settings["n_trials"] + settings["n_checked"] * 2 * 2 * CHECKED_TRIALS
-
-
-def similarities(network: ContrastiveClassifier, examples: Examples) -> NDArray[np.float32]:
-    """Return the cosine similarities of the images and captions of each example, (n, 2 images, 2 captions)."""
-    different, which = np.unique(np.array(examples.captions).ravel(), return_inverse=True)
-    texts = network.embed_texts(different.tolist()).numpy()[which].reshape(len(examples), 2, -1)
-    images = network.embed_images(list(examples.images)).numpy()[examples.pair]
-    return np.einsum("nid,ncd->nic", images, texts)
-
-
-def clip_scores(network: ContrastiveClassifier, n: int) -> NDArray[np.float32]:
-    """Return the similarities of the first n examples of each tag of the miniature world, (tags, n, 2, 2)."""
-    return similarities(network, load_examples(MINI, n=n)).reshape(len(TAGS), n, 2, 2)
+    return settings["n_images"] * per_example * settings["n_trials"] + settings["n_checked"] * 2 * 2 * N_RELATION_TRIALS
 
 
 def denoiser_errors(
@@ -185,16 +167,11 @@ def mcnemar_rows(examples: Examples, rights: Mapping[str, NDArray[np.bool_]]) ->
 def relation_minus_object(examples: Examples, right: NDArray[np.bool_], level: float = 0.95) -> Estimate:
     """Return the text score of relation (colour and position, or the tag itself) minus that of object, in points.
 
-    The bootstrap draws photographs. What an example adds to the difference of the two means is its deviation from its
-    tag's mean, divided by the tag's share; where tags share their photographs, the difference is a paired one.
+    The bootstrap draws photographs; where tags share their photographs, the difference is a paired one.
     """
-    used, values = np.isin(examples.tags, PAPER_TAGS["relation"] + PAPER_TAGS["object"]), np.zeros(len(examples))
-    for sign, tag in ((1, "relation"), (-1, "object")):
-        own = np.isin(examples.tags, PAPER_TAGS[tag])
-        centre = right[own].mean()
-        values[used] += sign * centre
-        values[own] += sign * (right[own] - centre) * used.sum() / own.sum()
-    return 100 * mean(values[used], groups=examples.groups[used], level=level, signed=True)
+    relation, objects = (np.isin(examples.tags, PAPER_TAGS[tag]) for tag in ("relation", "object"))
+    values, groups = contrast_values(right, relation, objects), examples.groups[relation | objects]
+    return 100 * mean(values, groups=groups, level=level, signed=True)
 
 
 def answer_table(examples: Examples, scores: Mapping[str, NDArray]) -> pd.DataFrame:
@@ -206,22 +183,6 @@ def answer_table(examples: Examples, scores: Mapping[str, NDArray]) -> pd.DataFr
         labels = np.tile([0, 1], here.sum())
         parts.append(pd.DataFrame(Field(labels, np.repeat(examples.groups[here], 2), chosen).columns(tag)))
     return pd.concat(parts, ignore_index=True)
-
-
-def arm_rows() -> list[dict[str, Any]]:
-    """Return the text scores of the stored CLIPs that differ in batch size and captions, a row each, in points.
-
-    They were scored on the first examples of each tag, which are stored in data/scores/clip.npz.
-    """
-    with np.load(data_dir() / "scores" / "clip.npz") as file:
-        right = text_right(file["similarity"])  # batch sizes, captions, tags, n
-    rows = []
-    for batch, by_captions in zip(BATCHES, right, strict=True):
-        for (captions, share), own in zip(STATED.items(), by_captions, strict=True):
-            points = {tag: 100 * proportion(int(r.sum()), len(r)) for tag, r in zip(TAGS, own, strict=True)}
-            row = {"batch size": batch, "captions": captions, "pairs whose caption states the relation": share}
-            rows.append(row | _named(points))
-    return rows
 
 
 def shown_examples(examples: Examples, scores: Mapping[str, NDArray]) -> list[dict[str, Any]]:

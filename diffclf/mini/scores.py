@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from diffclf.baselines.contrastive import load_contrastive
 from diffclf.datasets import load_dataset
+from diffclf.datasets.compositional import TAGS, load_examples
 from diffclf.datasets.crawl import crawled
 from diffclf.mini.clip import STATED
 from diffclf.mini.crawl import ARMS
@@ -25,7 +26,7 @@ from diffclf.models import load_model
 from diffclf.search import ErrorSource, compute_errors
 from diffclf.trials import TrialList, uniform
 
-__all__ = ["EXPERIMENTS", "card_text", "score_arms"]
+__all__ = ["EXPERIMENTS", "N_CRAWLED", "N_RELATION_TRIALS", "card_text", "score_arms"]
 
 SEEDS = (1, 2, 3)
 N_CRAWL_TRIALS, N_RELATION_TRIALS = 25, 40
@@ -55,9 +56,8 @@ def _relation(folder: Path) -> Arrays:
 
 def _clip(folder: Path) -> Arrays:
     """Return the similarities (tags, n, 2 images, 2 captions) on the compositional examples."""
-    from diffclf.experiments.e08_compositionality import clip_scores
-
-    return {"similarity": clip_scores(load_contrastive(folder), N_EXAMPLES)}
+    similarity = load_contrastive(folder).similarities(load_examples(n=N_EXAMPLES))
+    return {"similarity": similarity.reshape(len(TAGS), N_EXAMPLES, 2, 2)}
 
 
 def _crawl_facts() -> Arrays:

@@ -8,7 +8,7 @@ the test of another seed rejects less often than its level says.
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import inf, isclose, sqrt
 from pathlib import Path
 from typing import Any
@@ -44,35 +44,30 @@ def _table(path: Path) -> dict[str, str]:
     }
 
 
-def _claims(folder: Path) -> dict[str, dict[str, Any]]:
-    return {f"claim {claim['id']}": claim for claim in read_judged(folder)}
+def _claims(folder: Path, notebooks: Collection[str]) -> dict[str, dict[str, Any]]:
+    return {f"claim {claim['id']}": claim for claim in read_judged(folder) if claim["notebook"] in notebooks}
 
 
-def _cells(folder: Path) -> dict[str, str]:
-    """Return all numbers and texts of a run that another run with the same seed must have, too."""
+def _cells(folder: Path, notebooks: Collection[str]) -> dict[str, str]:
+    """Return all numbers and texts of these notebooks that another run with the same seed must have, too."""
     found = {
         f"{name}, {field}": str(claim[field])
-        for name, claim in _claims(folder).items()
+        for name, claim in _claims(folder, notebooks).items()
         for field in ("estimate", "low", "high", "n", "verdict")
     }
     for path in sorted((folder / "tables").glob("*.csv")):
-        found |= _table(path)
+        if path.stem.partition("-")[0] in notebooks:
+            found |= _table(path)
     return found
 
 
-def compare_numbers(run: Path, reference: Path, notebooks: list[str]) -> tuple[int, list[str]]:
+def compare_numbers(run: Path, reference: Path, notebooks: Collection[str]) -> tuple[int, list[str]]:
     """Return how many numbers and texts of these notebooks were compared, and a line for each that differs.
 
     A number that only one of the two has differs. Both folders are laid out as `diffclf.workbook.results` says.
     """
-    ours, theirs = _cells(run), _cells(reference)
-    ids = {f"claim {claim['id']}" for claim in read_judged(reference) if claim["notebook"] in notebooks}
-    names = [
-        name
-        for name in theirs | ours
-        if name.partition(",")[0] in ids or any(name.startswith(f"{notebook}-") for notebook in notebooks)
-    ]
-    lines = []
+    ours, theirs = (_cells(folder, notebooks) for folder in (run, reference))
+    names, lines = theirs | ours, []
     for name in names:
         a, b = ours.get(name, "missing"), theirs.get(name, "missing")
         x, y = _number(a), _number(b)
@@ -82,21 +77,23 @@ def compare_numbers(run: Path, reference: Path, notebooks: list[str]) -> tuple[i
     return len(names), lines
 
 
-def compare_claims(run: Path, reference: Path, notebooks: list[str], level: float = 0.05) -> tuple[int, list[str]]:
+def compare_claims(
+    run: Path, reference: Path, notebooks: Collection[str], level: float = 0.05
+) -> tuple[int, list[str]]:
     """Return how many estimates of these notebooks were tested, and a line for each that differs significantly.
 
     Estimates without a bounded interval in either run are not tested. The level is that of all tests together.
     """
-    ours, tested = _claims(run), []
-    for name, theirs in _claims(reference).items():
-        if theirs["notebook"] in notebooks and name in ours:
+    from scipy.special import ndtr
+
+    ours, tested = _claims(run, notebooks), []
+    for name, theirs in _claims(reference, notebooks).items():
+        if name in ours:
             error = sqrt(_standard_error(ours[name]) ** 2 + _standard_error(theirs) ** 2)
             if 0 < error < inf:
                 tested.append((name, ours[name]["estimate"], theirs["estimate"], error))
     if not tested:
         return 0, []
-    from scipy.special import ndtr
-
     p_values = holm([2 * float(ndtr(-abs(a - b) / error)) for _, a, b, error in tested])
     lines = [
         f"{name}: got {a:g}, reference {b:g}, p = {p:.2g}"
