@@ -10,6 +10,7 @@ from diffclf.commands.main import main
 from diffclf.commands.reference import QUESTIONS, results_table, with_results
 from diffclf.files import write_json
 from diffclf.workbook import results
+from diffclf.workbook.claims import read_claims
 from diffclf.workbook.display import how_judged
 from diffclf.workbook.provenance import environment
 from diffclf.workbook.results import copy_reference
@@ -110,6 +111,11 @@ def test_results_table_has_a_row_per_judged_claim(tmp_path):
     number = "−0.0500 [−∞, 1] points"
     assert empty == "" and missing.startswith("Not in the reference run: 00_start_here, 01_")
     assert rows == [f"| {QUESTIONS['staged-not-worse']} | 2.50 points | {number} | ✓ holds in the mini world |"]
+
+
+def test_table_has_one_claim_of_each_notebook():
+    names = sorted(path.stem for path in (CHECKOUT / "notebooks").glob("*.ipynb"))
+    assert [len(read_claims(name).keys() & QUESTIONS.keys()) for name in names] == [1] * len(QUESTIONS)
 
 
 def test_notes_end_with_a_full_stop():

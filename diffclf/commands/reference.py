@@ -14,13 +14,21 @@ __all__ = ["add_arguments", "results_table", "run", "with_results"]
 QUESTIONS = {
     "exact-model-is-bayes": "With an exact denoiser, does the smallest error choose the class of Bayes' rule?",
     "nearest-rival-variance": "Is the difference to the nearest rival's error less variable on shared noise?",
+    "middle-beats-low-noise": "Is one timestep in the middle better than one at which an image has little noise?",
     "single-timestep-plateau": "Are many noises at one timestep less accurate than many timesteps?",
     "staged-not-worse": "Does the paper's pruning keep the accuracy?",
+    "l2-beats-vlb": "Is the squared error a better score than the terms of the variational bound?",
     "near-the-small-clip": "Is the diffusion classifier as accurate as a small CLIP trained on the same images?",
+    "unfiltered-gains-overall": "Would training without the filter raise the accuracy?",
+    "v-learns-relation": "Does a denoiser trained to predict v know relations better?",
+    "near-the-largest-resnet": "Is the diffusion classifier as accurate as the largest ResNet?",
+    "robust-on-a": "Is it more accurate than networks of its accuracy on adversarially filtered images?",
+    "deletion-by-map-beats-random": "Does an error map show where the evidence is?",
+    "first-step-gains": "Does more training of the diffusion model give a better classifier?",
     "guidance-hurts": "Does guidance lower the accuracy?",
     "race-beats-staged": "Is a race more accurate than the paper's pruning at equal cost?",
 }
-"""Claim -> what it asks: the rows of the README's table."""
+"""Claim -> what it asks: the rows of the README's table, one of each notebook."""
 _START, _END = "<!-- results -->", "<!-- /results -->"
 
 
