@@ -6,7 +6,7 @@ import pytest
 from diffclf.commands.main import main
 from diffclf.mini import scores
 from diffclf.mini.crawl import ARMS
-from diffclf.mini.sd import OBJECTIVES
+from diffclf.mini.sd import OBJECTIVES, SEEDS
 from diffclf.models import load_model
 
 
@@ -52,7 +52,7 @@ def test_command_writes_the_answers_and_their_card(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     rng, n = np.random.default_rng(0), 0
     for objective in OBJECTIVES:
-        for seed in scores.SEEDS:
+        for seed in SEEDS:
             folder = tmp_path / "runs" / f"relation-{objective}-{seed}"
             (folder / "pipeline").mkdir(parents=True)
             differences = rng.random((4, 2)) * np.where(np.arange(4)[:, None] < n % 5, 1, -1)
@@ -63,9 +63,9 @@ def test_command_writes_the_answers_and_their_card(tmp_path, monkeypatch):
     monkeypatch.setitem(scores.EXPERIMENTS, "relation", (*scores.EXPERIMENTS["relation"][:2], dict))
     assert main(["score", "relation", "--models", str(tmp_path / "runs")]) == 0
     with np.load(tmp_path / "data" / "scores" / "relation.npz") as file:
-        assert file["differences"].shape == (3, 3, 4, 2) and file["differences"].dtype == np.float32
+        assert file["differences"].shape == (3, 5, 4, 2) and file["differences"].dtype == np.float32
     card = (tmp_path / "data" / "scores" / "README.md").read_text()
-    assert "| epsilon | 0.0 | 25.0 | 50.0 |" in card and "| late | 75.0 | 100.0 | 0.0 |" in card
+    assert "| epsilon | 0.0 | 25.0 | 50.0 | 75.0 | 100.0 |" in card and "| late | 0.0 | 25.0 |" in card
 
 
 def test_arms_are_those_of_the_recipes():

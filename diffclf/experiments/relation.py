@@ -237,7 +237,7 @@ def reading(scores: Scores) -> list[str]:
     chance = [objective for objective, own in accuracy.items() if own.low <= 50 <= own.high]
     said = [
         f"The objective with the highest accuracy is {best}: {accuracy[best]:.1f} points. "
-        f"Not told apart from chance, 50: {', '.join(chance) or 'none'}.",
+        f"Intervals for other seeds that contain chance, 50: {', '.join(chance) or 'none'}.",
         f"v minus epsilon: {found['v-learns-relation']:.1f}; late minus epsilon: "
         f"{found['late-weight-learns-relation']:.1f} points.",
     ]

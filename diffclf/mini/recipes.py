@@ -50,7 +50,7 @@ RECIPES = {
         f"relation-{objective}-{seed}": Recipe(
             partial(sd.train_objective, objective=objective, seed=seed), sd.draw_samples, hours=0.2
         )
-        for seed in (1, 2, 3)
+        for seed in sd.SEEDS
         for objective in sd.OBJECTIVES
     },
     **{

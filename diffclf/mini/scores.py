@@ -21,14 +21,13 @@ from diffclf.datasets.compositional import TAGS, load_examples
 from diffclf.datasets.crawl import crawled
 from diffclf.mini.clip import STATED
 from diffclf.mini.crawl import ARMS
-from diffclf.mini.sd import OBJECTIVES
+from diffclf.mini.sd import OBJECTIVES, SEEDS
 from diffclf.models import load_model
 from diffclf.search import ErrorSource, compute_errors
 from diffclf.trials import TrialList, uniform
 
 __all__ = ["EXPERIMENTS", "N_CRAWLED", "N_RELATION_TRIALS", "card_text", "score_arms"]
 
-SEEDS = (1, 2, 3)
 N_CRAWL_TRIALS, N_RELATION_TRIALS = 25, 40
 N_CRAWLED, N_TEST, N_TUNE, N_EXAMPLES = 500, 1000, 50, 400
 
@@ -72,7 +71,7 @@ def _relation_facts() -> Arrays:
 
 
 EXPERIMENTS: dict[str, tuple[tuple[tuple, ...], Callable[[Path], Arrays], Callable[[], Arrays]]] = {
-    "crawl": ((ARMS, SEEDS), _crawl, _crawl_facts),
+    "crawl": ((ARMS, (1, 2, 3)), _crawl, _crawl_facts),
     "relation": ((OBJECTIVES, SEEDS), _relation, _relation_facts),
     "clip": (((16, 256), tuple(STATED)), _clip, dict),
 }

@@ -34,8 +34,8 @@ from diffclf.mini.training import Job, Plan, train
 from diffclf.paths import data_dir
 from diffclf.schedule import NoiseSchedule
 
-__all__ = ["OBJECTIVES", "VERSIONS", "Denoiser", "build_denoiser", "denoising_loss", "draw_captions", "draw_samples"]
-__all__ += ["import_denoiser", "tokenize", "train_denoiser", "train_mini_sd", "train_objective"]
+__all__ = ["OBJECTIVES", "SEEDS", "VERSIONS", "Denoiser", "build_denoiser", "denoising_loss", "draw_captions"]
+__all__ += ["draw_samples", "import_denoiser", "tokenize", "train_denoiser", "train_mini_sd", "train_objective"]
 
 VERSIONS = {1: 24_000, 2: 90_000, 3: 240_000}
 """The versions along the training that are kept, by the samples seen."""
@@ -44,6 +44,8 @@ CAPTION_DROPOUT = 0.1
 MAX_WEIGHT = 100.0
 OBJECTIVES = ("epsilon", "late", "v")
 """What a denoiser is trained to do."""
+SEEDS = (1, 2, 3, 4, 5)
+"""Of the trainings of each objective."""
 V_SCHEDULE = NoiseSchedule.linear(prediction_type="v_prediction")
 N_SINGLE, N_PAIR = 160_000, 60_000
 N_AUTOENCODER, N_SAMPLES, BATCH_SIZE = 64_000, 700_000, 128
