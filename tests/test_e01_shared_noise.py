@@ -116,6 +116,13 @@ def test_ratios_by_rank_and_by_timestep():
     assert by_t == {"own noises": [8, 2], "shared noise": [1, 1], "ratio": [8, 2]}
 
 
+def test_intervals_of_variances_lie_above_zero():
+    own = np.full((9, 1, 1), 1e-6)
+    own[0] = 1  # one image decides the mean: an interval that is symmetric about it would reach below 0
+    (estimate,) = Rivals(np.array([50]), own, own, np.arange(9)).by_t()["own noises"]
+    assert 0 < estimate.low < estimate.value < estimate.high
+
+
 @pytest.mark.parametrize("shared", SHARED)
 def test_errors_equal_the_loop_nothing_else_is_evaluated_and_more_trials_begin_with_the_same(shared):
     sharing = measure_sharing(MODEL, DATA, 3, seed=5)

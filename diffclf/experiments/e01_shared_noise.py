@@ -25,7 +25,7 @@ from diffclf.experiments.accuracy import accuracies, correct_by_budget, correct_
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning import Fixed
 from diffclf.search import ErrorSource, compute_errors, search
-from diffclf.stats import Estimate, bootstrap, mean, paired_difference
+from diffclf.stats import Estimate, bootstrap, paired_difference
 from diffclf.trials import TrialList, Trials
 
 __all__ = ["SHARED", "Rivals", "Sharing", "SharingSource", "band_rows", "difference_variances", "evaluations"]
@@ -138,7 +138,8 @@ class Rivals:
         shared, own = self.pair()
         options, found = {"groups": self.groups, "n_resamples": 500}, {}
         for name, values in (("own noises", own), ("shared noise", shared)):
-            found[name] = [mean(column, **options) for column in values.T]
+            # Means of resampled variances stay above 0, so that a logarithmic axis can show their interval.
+            found[name] = [bootstrap(np.mean, column, **options) for column in values.T]
         columns = zip(shared.T[..., None], own.T[..., None], strict=True)
         return found | {"ratio": [bootstrap(variance_ratio, *pair, **options) for pair in columns]}
 

@@ -92,10 +92,11 @@ def agreement_alt(curve: Curve, bayes: Estimate) -> str:
 def error_map_row(picture: ArrayLike, maps: NDArray, names: Sequence[str]) -> Figure:
     """Show a picture, the error map of its class (the first of n maps), and by how much other classes exceed it.
 
-    A title has the mean of its map x 1000.
+    All numbers are x 1000; a title has the mean of its map.
     """
+    maps = 1000 * maps
     fig, axes = new_figure(1, 1 + len(maps), width=10, height=2.3)
-    extra, means = maps[1:] - maps[0], 1000 * maps.mean(axis=(1, 2))
+    extra, means = maps[1:] - maps[0], maps.mean(axis=(1, 2))
     titles = [f"as {name}\n{mean - means[0]:+.1f}" for name, mean in zip(names[1:], means[1:], strict=True)]
     image_row(axes[:1], [picture], [names[0]])
     image_row(axes[1:2], maps[:1], [f"error\n{means[0]:.1f}"], cmap="viridis", vmin=0)
