@@ -1,13 +1,14 @@
 """The rule that judges claims, and the claims themselves."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import yaml
 from notebook_maker import make_claim
 
-from diffclf.stats import Estimate, non_inferior
+from diffclf.stats import Estimate, non_inferior, paired_difference
 from diffclf.workbook import Workbook
 from diffclf.workbook.claims import (
     Claim,
@@ -104,11 +105,11 @@ def record_of(verdict, kind="test", **facts):
 def test_an_undecided_claim_says_how_it_leans():
     undecided = record_of("undecided")
     then = "If the estimate stayed as it is, about {} would decide that the claim {}."
-    neither = "The plain 95% interval [−0.522, 2.52] neither supports nor contradicts the claim. "
+    neither = "The plain 95% interval, about [−0.522, 2.52], neither supports nor contradicts the claim. "
     assert lean(undecided) == neither + then.format("401 images instead of 100", "holds")
     assert lean({**undecided, "n": None}).endswith(then.format("4 times as many images", "holds"))
     against = lean({**undecided, "estimate": -2.0, "low": -4.2, "high": 0.2})
-    assert "[−3.67, −0.326] contradicts the claim" in against
+    assert "[−3.67, −0.326], contradicts the claim" in against
     assert against.endswith(then.format("122 images instead of 100", "does not hold"))
     assert "supports the claim" in lean({**undecided, "estimate": 2.0, "low": -0.2})
     trainings = lean({**undecided, "covers": ["images", "training"]})
@@ -120,6 +121,35 @@ def test_an_undecided_claim_says_how_it_leans():
     assert lean({**undecided, "low": None, "high": None, "n": 7}).endswith("the claim. 7 are too few for an interval.")
     assert lean({**undecided, "direction": "not worse", "level": 0.9}).startswith("The one-sided 95% bound neither ")
     assert lean(record_of("holds")) == lean({**undecided, "verdict": None}) == ""
+
+
+@pytest.mark.parametrize(
+    ("direction", "margin", "n_claims"), [("no difference", 2, 10), ("not worse", 2, 1), ("less", 2, 7)]
+)
+def test_where_no_image_differs_the_interval_shrinks_with_the_number_of_images(direction, margin, n_claims):
+    """The number that is named decides with intervals of `stats`, and one image less does not."""
+    one = claim(direction, margin, n_claims)
+
+    def record_of_none(n):
+        return claim_record(one, 100 * paired_difference([1.0] * n, [1.0] * n, level=one.level), profile="mini")
+
+    assert record_of_none(40)["verdict"] == "undecided"
+    said = lean(record_of_none(40))
+    pattern = r"No image shows a difference\. If the estimate stayed as it is, about (\d+) images instead of 40 would "
+    least = int(re.search(pattern, said)[1])
+    assert said.endswith("decide that the claim holds.")
+    assert [record_of_none(n)["verdict"] for n in (least - 1, least)] == ["undecided", "holds"]
+    assert n_to_decide(record_of_none(40)) > least, "the root law takes too many"
+
+
+def test_answers_that_differ_and_cancel_are_not_taken_for_equal_ones():
+    a, one = [1.0, 0.0] * 40, claim("no difference", 2)
+    changed, same = (100 * paired_difference(a, b, level=one.level) for b in (a[::-1], a))
+    assert changed.value == 0 and "No image shows" not in lean(claim_record(one, changed, profile="mini"))
+    record = claim_record(claim("less"), same, profile="mini")
+    none = "No image shows a difference. No number of images would decide: the estimate equals the margin."
+    assert lean(record).endswith(none)
+    assert "No image shows" not in lean({**record, "unit": "times"}), "the bound for 0 of n is that of a share"
 
 
 def test_a_claim_about_too_few_images_is_undecided_for_that_reason():

@@ -185,6 +185,7 @@ def test_the_filters_family_is_a_contrast_of_contrasts():
     by_vit = field({"r": [1, 0], "s": [0, 1], "v": [0, 1]}, [4, 5])
     found = e10.filter_interaction({"ResNet": by_resnet, "ViT": by_vit}, FAMILIES)
     assert found.value == pytest.approx(100 * ((0.75 - 0.25) - (0.5 - 0.5))) and found.n == 5
+    assert [e10.vits_ahead(each, FAMILIES).value for each in (by_resnet, by_vit)] == pytest.approx([50, 0])
     by_resnet = field({"r": [0, 0, 1, 0] * 2, "s": [0, 0, 1, 0] * 2, "v": [1, 1, 0, 1] * 2}, range(8))
     same = e10.filter_interaction({"ResNet": by_resnet, "ViT": by_resnet}, FAMILIES)
     assert list(same) == pytest.approx([0, 0, 0]), "a photograph in both sets is drawn in both"

@@ -192,10 +192,10 @@ def test_contrasts_and_reading_have_the_sign_of_their_claim():
     })  # fmt: skip
     assert {e.level for e in found.values()} == {0.99} and found["description-reconstructs-better"].low > 0
     said = e11.reading(judged)
-    assert said[0].startswith("deletion: the map's order has more effect beside 'random': 75.0 [")
-    assert "is not told apart beside 'unlike the fill': 0.0 [" in said[3] and len(said) == 4
+    assert said[0].startswith("deletion, at 95%: the map's order has more effect than 'random': 75.0 [")
+    assert "is not told apart from 'unlike the fill': 0.0 [" in said[3] and len(said) == 4
     opposite = e11.reading(made_up(20, deletion_random=[2, -1, -1]))
-    assert opposite[0].startswith("deletion: the map's order has less effect")
+    assert opposite[0].startswith("deletion, at 95%: the map's order has less effect than 'random'")
 
 
 def test_examples_are_of_different_classes_and_the_last_one_is_wrong(data):

@@ -425,11 +425,11 @@ def reading(tasks: Mapping[str, Answers], rows: Sequence[str], paired: Sequence[
 
 
 def calibration_reading(tables: Mapping[str, NDArray], labels: NDArray, temperature: float) -> list[str]:
-    """Return what a run shows of the probabilities, as sentences."""
-    right = np.mean(tables[PROBABILITIES[0]].argmax(axis=1) == labels)
-    said = [f"The fitted temperature is {temperature:.3g}; the accuracy is {right:.1%}."]
+    """Return what a run shows of the probabilities, as sentences; the accuracy has Clopper and Pearson's interval."""
+    right = clopper_pearson(int((tables[PROBABILITIES[0]].argmax(axis=1) == labels).sum()), len(labels))
+    said = [f"The fitted temperature is {temperature:.3g}; the accuracy is {100 * right:.1f} points."]
     for name, p in tables.items():
         sure = p.max(axis=1).mean()
-        kind = "too unsure" if sure < right - 0.02 else "too sure" if sure > right + 0.02 else "as sure as it should be"
+        kind = "too unsure" if sure < right.low else "too sure" if sure > right.high else "not told apart from accuracy"
         said.append(f"{name}: mean probability of the chosen class {sure:.1%}, {kind} on average.")
     return said

@@ -23,7 +23,7 @@ from diffclf.datasets.imageset import ImageSet
 from diffclf.experiments import e09_supervised
 from diffclf.experiments.field import Field, short
 from diffclf.images import load_images
-from diffclf.stats import Estimate, bootstrap, mean
+from diffclf.stats import Estimate, bootstrap, mean, paired_difference
 
 __all__ = [
     "accuracy_rows",
@@ -35,6 +35,7 @@ __all__ = [
     "filter_rows",
     "gallery",
     "largest",
+    "vits_ahead",
     "weights",
 ]
 
@@ -104,6 +105,12 @@ def filter_rows(
         row["same architecture"] = field.accuracy(twin) if twin in members else None
         rows[f"{family} filter"] = row | {"all wrong": all_wrong(field, list(members))}
     return rows
+
+
+def vits_ahead(field: Field, families: Mapping[str, str]) -> Estimate:
+    """Return the mean accuracy of the ViTs minus that of the ResNets, in points."""
+    means = family_means(field, families)
+    return 100 * paired_difference(means["ViT"], means["ResNet"], field.groups)
 
 
 def filter_interaction(fields: Mapping[str, Field], families: Mapping[str, str], level: float = 0.95) -> Estimate:

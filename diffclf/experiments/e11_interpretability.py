@@ -325,6 +325,7 @@ def reading(judged: Judged) -> list[str]:
     for mode in MODES:
         for order in ORDERS[1:]:
             gap = judged.gap(mode, order)
-            verdict = "has more effect" if gap.low > 0 else "has less effect" if gap.high < 0 else "is not told apart"
-            said.append(f"{mode}: the map's order {verdict} beside {order!r}: {gap:.1f} points")
+            more, less = gap.low > 0, gap.high < 0
+            verdict = "has more effect than" if more else "has less effect than" if less else "is not told apart from"
+            said.append(f"{mode}, at 95%: the map's order {verdict} {order!r}: {gap:.1f} points")
     return said

@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import floor, inf, isclose, log10
+from math import floor, inf, isclose, log, log1p, log10
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pandas as pd
 from IPython import display, get_ipython
 from matplotlib.figure import Figure
 
-from diffclf.stats import Estimate
+from diffclf.stats import Estimate, clopper_pearson
 from diffclf.texttable import text_table
 from diffclf.workbook.claims import (
     ends,
@@ -162,7 +162,7 @@ def lean(record: Mapping[str, Any]) -> str:
     if "training" in record["covers"]:  # a few trainings: neither a normal interval nor a number of images says much
         return "The interval covers other trainings, too, so that more images alone need not decide the claim."
     one_sided, (low, high) = record["direction"] == "not worse", plain_interval(record)
-    which = "one-sided 95% bound" if one_sided else f"plain 95% interval [{number(low)}, {number(high)}]"
+    which = "one-sided 95% bound" if one_sided else f"plain 95% interval, about [{number(low)}, {number(high)}],"
     does = {"holds": "supports", "does not hold": "contradicts", "undecided": "neither supports nor contradicts"}
     return f"The {which} {does[plain_verdict(record)]} the claim. {_what_decides(record)}"
 
@@ -173,15 +173,32 @@ def _what_decides(record: Mapping[str, Any]) -> str:
     above, below = range_of(record["direction"], record["margin"])
     if too_few(record["n"], record["low"], record["high"]):
         return f"{number(record['n'])} are too few for an interval."
+    none_seen = _none_seen(record)
+    seen = "No image shows a difference. " if none_seen else ""
     if factor == inf:
         why = "the estimate equals the margin" if value in (above, below) else "the interval is unbounded"
-        return f"No number of images would decide: {why}."
+        return f"{seen}No number of images would decide: {why}."
     things = "images" if "images" in record["covers"] else "observations"
     needed = f"{number(factor)} times as many {things}"
     if record["n"] is not None:
-        needed = f"{number(float(f'{n_to_decide(record):.3g}'))} {things} instead of {number(record['n'])}"
+        least = _n_if_none_differs(record) if none_seen else n_to_decide(record)
+        needed = f"{number(float(f'{least:.3g}'))} {things} instead of {number(record['n'])}"
     then = "holds" if above < value < below else "does not hold"
-    return f"If the estimate stayed as it is, about {needed} would decide that the claim {then}."
+    return f"{seen}If the estimate stayed as it is, about {needed} would decide that the claim {then}."
+
+
+def _none_seen(record: Mapping[str, Any]) -> bool:
+    """Return whether no image differs: the interval of a share or a difference then ends at the bound for 0 of n."""
+    if record["n"] is None or record["high"] is None or record["unit"] not in ("points", "per cent"):
+        return False
+    bound = 100 * clopper_pearson(0, record["n"], record["level"]).high
+    return record["estimate"] == 0 and isclose(record["high"], bound, rel_tol=1e-9)
+
+
+def _n_if_none_differs(record: Mapping[str, Any]) -> int:
+    """Return the least number of images that decides if no image differs: the bound for 0 of n shrinks like 1 / n."""
+    margin = min(abs(end) for end in range_of(record["direction"], record["margin"]))
+    return floor(log((1 - record["level"]) / 2) / log1p(-margin / 100)) + 1
 
 
 def _counted(records: Sequence[Mapping[str, Any]], one: str, several: str) -> str:

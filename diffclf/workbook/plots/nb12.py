@@ -84,7 +84,7 @@ def step_panels(gains: Mapping[str, Mapping[str, Estimate]], marks: Mapping[str,
         marks: step -> the paper's step -> the paper's gain on its average data set.
     """
     names, tasks = list(gains[AVERAGE]), list(gains)[::-1]
-    fig, axes = new_figure(1, len(names), width=12, height=4.4, sharey=True, squeeze=False)
+    fig, axes = new_figure(1, len(names), width=12, height=4.4, sharex=True, sharey=True, squeeze=False)
     bottom = tasks.index(AVERAGE)
     for ax, step in zip(axes[0], names, strict=True):
         for row, task in enumerate(tasks):
