@@ -146,7 +146,19 @@ def test_a_study_scores_what_was_chosen_and_its_rows_agree(tiny_sd, open_bank):
     assert e14.control_rows(studies)["mini-items"]["reference as all classes"].endswith("of 2")
     spent = own.outcomes[own.race].spent
     assert e14.middling_race(own)[-1].n_evaluations == sorted(spent)[len(spent) // 2]
+    (rings,) = e14.marked(studies).values()
+    assert list(e14.marked(studies)) == list(e14.panels(studies)) and [f for f, *_ in rings["chosen"]] == list(
+        own.tried
+    )
+    assert rings["equal cost"][1] == ("race", spent.mean(), pytest.approx(100 * own.outcomes[own.race].right.mean()))
     said = e14.reading(studies, grown)
+    assert f"costs {spent.mean() / own.outcomes[own.opponent].cost:.2f} times as many" in said[3]
+    assert len(said) == 5, "one number of classes has no growth"
+    more = {
+        "race": dict.fromkeys((10, 60, 360), grown["race"][10]),
+        "tree": dict.fromkeys((60, 360), grown["race"][10]),
+    }
+    assert [line.partition(":")[2][:7] for line in e14.reading(studies, more)[5:]] == [" 6 time", " 6 time"]
     assert f"{160 / spent.mean():.1f} times fewer" in said[0] and f"takes {100 * 80 / spent.mean():.0f}%" in said[1]
 
 
@@ -172,7 +184,8 @@ def test_contrasts_are_paired_on_test_images():
 
 def test_halving():
     ten = SimpleNamespace(classnames=ITEMS)
-    assert e14.halving(ten, 128) == Staged((16, 32, 64, 128), (5, 2, 1, 1), "random")
+    assert e14.halving(ten, 128) == Staged((16, 32, 64), (5, 2, 1), "random"), "no trials for a class that is alone"
+    assert e14.halving(SimpleNamespace(classnames=ITEMS[:8]), 128) == Staged((32, 64, 128), (4, 2, 1), "random")
 
 
 def test_evaluations_by_hand():

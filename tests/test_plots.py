@@ -124,14 +124,24 @@ def test_figure_3_in_words_has_both_ends_and_the_peak_of_both_curves():
 def test_a_family_has_the_same_colour_in_every_panel():
     ten = {"staged": ([1, 2, 4], THREE), "race": ([5], THREE[1:2])}
     panels = {"ten": ten, "sixty": {"race": ([6, 12, 24], THREE)}}
-    fig = nb14.cost_panels(panels, gigaflops=0.5)
+    marked = {"ten": {"chosen": [("staged", 2.0, 20.0)], "equal cost": [("race", 5.0, 60.0)]}}
+    fig = nb14.cost_panels(panels, marked, gigaflops=0.5)
     colours = [dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) for ax in fig.axes]
     assert colours[0]["race"].get_color() == colours[1]["race"].get_color() == PALETTE[1]
     upper = fig.axes[0].child_axes[0]
     fig.draw_without_rendering()
     assert upper.get_xlim() == tuple(0.5 * end for end in fig.axes[0].get_xlim())
-    said = nb14.cost_panels_alt(panels)
-    assert "ten: staged 80.0 with 4, race 60.0 with 5. sixty: race 80.0 with 24." in said
+    rings = [line for line in fig.axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert [(line.get_marker(), *line.get_xydata()[0]) for line in rings] == [("o", 2, 20), ("D", 5, 60)]
+    assert (
+        rings[0].get_markeredgecolor() == PALETTE[0] and fig.axes[0].get_ylim()[0] < 20 < 50 < fig.axes[1].get_ylim()[0]
+    )
+    assert [text.get_text() for text in fig.legends[0].texts][2:] == [label for _, label in nb14.RINGS.values()]
+    said = nb14.cost_panels_alt(panels, marked)
+    assert (
+        "ten: staged 80.0 with 4, race 60.0 with 5; marked, chosen on tune images: staged 20.0 with 2; marked" in said
+    )
+    assert said.endswith("its cost: race 60.0 with 5. sixty: race 80.0 with 24.")
 
 
 def test_growth_shows_costs_per_image_and_per_class():

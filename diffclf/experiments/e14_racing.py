@@ -35,7 +35,7 @@ from diffclf.trials import BLOCK
 
 __all__ = ["CAUTIOUS", "FAMILIES", "Study", "calibrated", "choose", "contrasts", "control_rows", "cost_as_signal"]
 __all__ += ["equal_cost_rows", "evaluations", "families", "fixed_schedules", "grow", "growth", "growth_rows", "halving"]
-__all__ += ["label", "middling_race", "open_sweep", "panels", "reading", "strongest", "study"]
+__all__ += ["label", "marked", "middling_race", "open_sweep", "panels", "reading", "strongest", "study"]
 
 CAUTIOUS = 4.0
 """Threshold of the reference race, in standard errors."""
@@ -412,17 +412,39 @@ def panels(studies: Mapping[str, Study]) -> dict[str, dict[str, tuple[list[float
     """Return title of a task -> family -> evaluations per image and accuracies in points along its front."""
     made = {}
     for name, own in studies.items():
-        title = f"{name}: {len(own.test.data.classnames)} classes, {len(own.groups)} images"
-        made[title] = {family: own.curve(family) for family in own.curves}
+        made[_title(name, own)] = {family: own.curve(family) for family in own.curves}
+    return made
+
+
+def _title(name: str, own: Study) -> str:
+    """Return the title of a task's panel."""
+    return f"{name}: {len(own.test.data.classnames)} classes, {len(own.groups)} images"
+
+
+def marked(studies: Mapping[str, Study]) -> dict[str, dict[str, list[tuple[str, float, float]]]]:
+    """Return title of a task -> "chosen" or "equal cost" -> the candidates of the tables on test images.
+
+    A candidate is its family, evaluations per image and accuracy in points. "equal cost" are the calibrated race and
+    the strongest staged strategy of at most its cost.
+    """
+    made = {}
+    for name, own in studies.items():
+        kinds = {"chosen": own.chosen, "equal cost": {FAMILIES[1]: own.opponent, FAMILIES[2]: own.race}}
+        found = {kind: [(f, own.outcomes[c]) for f, c in each.items()] for kind, each in kinds.items()}
+        made[_title(name, own)] = {
+            kind: [(family, outcome.cost, 100 * float(outcome.right.mean())) for family, outcome in each]
+            for kind, each in found.items()
+        }
     return made
 
 
 def halving(data: ImageSet, n_trials: int) -> Staged:
-    """Return successive halving: twice the trials and half the classes at each stage, on the trials of a race."""
+    """Return successive halving: twice the trials and half the classes at each stage until one class is left."""
     n_stages = max(1, int(np.ceil(np.log2(len(data.classnames)))))
     trials = sorted({max(1, n_trials >> step) for step in range(n_stages)})
-    keep = [max(1, len(data.classnames) >> step) for step in range(1, len(trials))]
-    return Staged(tuple(trials), (*keep, 1), "random")
+    keep = [*(max(1, len(data.classnames) >> step) for step in range(1, len(trials))), 1]
+    n_stages = keep.index(1) + 1
+    return Staged(tuple(trials[:n_stages]), tuple(keep[:n_stages]), "random")
 
 
 def reading(studies: Mapping[str, Study], found: Mapping[str, Mapping[int, Outcome]]) -> list[str]:
@@ -436,11 +458,13 @@ def reading(studies: Mapping[str, Study], found: Mapping[str, Mapping[int, Outco
         said += [
             f"{name}: the race needs {race.cost:.0f} of {full:,} evaluations, {full / race.cost:.1f} times fewer;",
             f"  its first round takes {100 * BLOCK * len(own.test.data.classnames) / race.cost:.0f}% of them;",
-            f"  race minus staged: {gap:.1f} points, {words}; the staged strategy needs {staged.cost:.0f} evaluations;",
+            f"  race minus staged: {gap:.1f} points, {words};",
+            f"  the race costs {race.cost / staged.cost:.2f} times as many evaluations as the staged strategy;",
             f"  a right decision costs less than a wrong one {100 * cost_as_signal(own):.0f}% of the time.",
         ]
-    for name, own in found.items():
-        fewest, most = min(own), max(own)
+    common = set.intersection(*(set(own) for own in found.values()))
+    for name, own in found.items() if len(common) > 1 else ():
+        fewest, most = min(common), max(common)
         times = own[most].cost / own[fewest].cost
         said.append(f"{name}: {most / fewest:.0f} times as many classes cost {times:.1f} times as many evaluations.")
     return said

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from diffclf.experiments.sweep import Outcome
@@ -16,6 +17,10 @@ __all__ = ["cost_panels", "cost_panels_alt", "growth_panels", "growth_panels_alt
 
 N_LINES = 5
 """Prompts of a race that are drawn in colour."""
+RINGS = {"chosen": ("o", "chosen on tune images"), "equal cost": ("D", "calibrated race; staged, at its cost")}
+"""Marker and label of the candidates of the tables."""
+Marked = Mapping[str, Mapping[str, Sequence[tuple[str, float, float]]]]
+"""Task -> kind, a key of RINGS -> (family, evaluations, accuracy in points)."""
 
 
 def race_lines(looks: Sequence[Round], names: Sequence[str]) -> Figure:
@@ -60,15 +65,23 @@ def race_lines_alt(looks: Sequence[Round], names: Sequence[str]) -> str:
     )
 
 
-def cost_panels(panels: Mapping[str, Mapping[str, Curve]], gigaflops: float) -> Figure:
-    """Draw task -> family -> (evaluations, accuracies in points), a panel each; operations are on the upper axis."""
+def cost_panels(panels: Mapping[str, Mapping[str, Curve]], marked: Marked, gigaflops: float) -> Figure:
+    """Draw task -> family -> (evaluations, accuracies in points), a panel each; operations are on the upper axis.
+
+    Candidates that are marked have a ring in the colour of their family.
+    """
     fig, axes = new_figure(1, len(panels), width=6.2 * len(panels), height=5.4, squeeze=False)
     order = list(dict.fromkeys(family for drawn in panels.values() for family in drawn))
     handles: dict[str, object] = {}
     for ax, (title, drawn) in zip(axes[0], panels.items(), strict=True):
         best = max(estimate.value for _, estimates in drawn.values() for estimate in estimates)
         labels = {"xscale": "log", "xlabel": "denoiser evaluations per image", "ylabel": "accuracy, points"}
-        curves(ax, drawn, order=order, alpha=0.12, title=title, ylim=(best - 22, best + 4), **labels)
+        rings = [(kind, *each) for kind, found in marked.get(title, {}).items() for each in found]
+        bottom = min([best - 22, *(accuracy - 2 for *_, accuracy in rings)])
+        curves(ax, drawn, order=order, alpha=0.12, title=title, ylim=(bottom, best + 4), **labels)
+        for kind, family, cost, accuracy in rings:
+            style = {"marker": RINGS[kind][0], "ms": 12, "mfc": "none", "mec": PALETTE[order.index(family)], "mew": 1.8}
+            ax.plot(cost, accuracy, ls="none", zorder=5, **style)
         upper = ax.secondary_xaxis("top", functions=(lambda n: n * gigaflops, lambda work: work / gigaflops))
         upper.set_xlabel("billions of operations per image")
         for axis in (ax.xaxis, upper.xaxis):
@@ -78,12 +91,14 @@ def cost_panels(panels: Mapping[str, Mapping[str, Curve]], gigaflops: float) -> 
         ax.get_legend().remove()
         ax.title.set_position((0, 1.0))
         handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
+    for marker, label in RINGS.values() if marked else ():
+        handles[label] = Line2D([], [], ls="none", marker=marker, ms=10, mfc="none", mec=PAPER, mew=1.6)
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
     return fig
 
 
-def cost_panels_alt(panels: Mapping[str, Mapping[str, Curve]]) -> str:
-    """Return the figure in words: the cheapest point of each family within a point of the family's best."""
+def cost_panels_alt(panels: Mapping[str, Mapping[str, Curve]], marked: Marked) -> str:
+    """Return the figure in words: each family's cheapest point within a point of its best, and what is marked."""
     said = []
     for title, drawn in panels.items():
         found = []
@@ -92,6 +107,9 @@ def cost_panels_alt(panels: Mapping[str, Mapping[str, Curve]]) -> str:
             cost, near = next((c, e) for c, e in zip(costs, estimates, strict=True) if e.value >= best - 1)
             found.append(f"{family} {near.value:.1f} with {cost:.0f}")
         said.append(f"{title}: " + ", ".join(found))
+        for kind, own in marked.get(title, {}).items():
+            points = (f"{family} {accuracy:.1f} with {cost:.0f}" for family, cost, accuracy in own)
+            said[-1] += f"; marked, {RINGS[kind][1]}: {', '.join(points)}"
     return f"Accuracy in points rises with the evaluations per image and then stays level. {'. '.join(said)}."
 
 
