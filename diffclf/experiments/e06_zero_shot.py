@@ -430,6 +430,8 @@ def calibration_reading(tables: Mapping[str, NDArray], labels: NDArray, temperat
     said = [f"The fitted temperature is {temperature:.3g}; the accuracy is {100 * right:.1f} points."]
     for name, p in tables.items():
         sure = p.max(axis=1).mean()
-        kind = "too unsure" if sure < right.low else "too sure" if sure > right.high else "not told apart from accuracy"
-        said.append(f"{name}: mean probability of the chosen class {sure:.1%}, {kind} on average.")
+        kind = "not told apart from the accuracy"
+        if not right.low <= sure <= right.high:
+            kind = f"too {'unsure' if sure < right.low else 'sure'} on average"
+        said.append(f"{name}: mean probability of the chosen class {sure:.1%}, {kind}.")
     return said
