@@ -5,11 +5,14 @@ imports torch or a Hugging Face library, which read them once.
 """
 
 import os
+from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", MPLBACKEND="agg")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' tensors are too small to share out
 os.environ.pop("DIFFCLF_PROFILE", None)
+for folder in ("data", "notebooks"):  # an installed copy of the package does not find the checkout by itself
+    os.environ.setdefault(f"DIFFCLF_{folder.upper()}", str(Path(__file__).parents[1] / folder))
 
 import pytest  # noqa: E402
 

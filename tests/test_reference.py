@@ -1,5 +1,7 @@
 """The reference run is whole, small, and replaces the one before."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from notebook_maker import make_claim, write_notebook
@@ -14,7 +16,9 @@ from diffclf.workbook.claims import read_claims
 from diffclf.workbook.display import how_judged
 from diffclf.workbook.provenance import environment
 from diffclf.workbook.results import copy_reference
-from diffclf.workbook.settings import CHECKOUT, reports_dir
+from diffclf.workbook.settings import reports_dir
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -93,11 +97,11 @@ def test_a_run_with_other_weights_is_an_error(full, mini_sd):
 
 
 def test_command_leaves_the_readme_alone_where_reports_are_elsewhere(full, capsys):
-    before = (CHECKOUT / "README.md").read_bytes()
+    before = (ROOT / "README.md").read_bytes()
     assert main(["reference"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Reference: ") and "README" not in out
-    assert (CHECKOUT / "README.md").read_bytes() == before
+    assert (ROOT / "README.md").read_bytes() == before
 
 
 def test_results_table_has_a_row_per_judged_claim(tmp_path):
@@ -135,5 +139,5 @@ def test_results_replace_what_stands_between_the_markers():
 
 
 def test_readme_has_the_results_of_the_reference_run():
-    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    assert with_results(readme, results_table(CHECKOUT / "reports" / "reference")) == readme
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_results(readme, results_table(ROOT / "reports" / "reference")) == readme

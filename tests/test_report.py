@@ -21,9 +21,8 @@ from diffclf.workbook.report.staging import stage, stage_guide
 from diffclf.workbook.run.cost import cost_report
 from diffclf.workbook.run.plan import plan
 from diffclf.workbook.run.runner import reproduce
-from diffclf.workbook.settings import CHECKOUT
 
-GUIDE = CHECKOUT / "docs" / "reading-group.md"
+GUIDE = Path(__file__).parents[1] / "docs" / "reading-group.md"
 AXE = Path(os.environ.get("AXE", ""))
 """axe.min.js of the npm package axe-core, which looks for what keeps people out of a page."""
 FIRST = [

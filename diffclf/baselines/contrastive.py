@@ -30,7 +30,7 @@ from diffclf.images import list_images, load_image
 from diffclf.models.layout import HUB_ID, first_line
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import ModelError
-from diffclf.paths import data_dir
+from diffclf.paths import embedded_models, known_models
 
 __all__ = ["ContrastiveClassifier", "PromptScorer", "load_contrastive"]
 
@@ -200,10 +200,10 @@ def _load_open_clip(place: str, name: str, device: str | torch.device) -> Contra
 
 def _locate(name: str) -> str:
     """Return the folder of a CLIP, or its hub id."""
-    built_in = data_dir() / "models" / name
-    if (built_in / "config.json").is_file():
-        return str(built_in)
+    built_in = embedded_models("config.json")
+    if name in built_in:
+        return str(built_in[name])
     if Path(name).is_dir() or HUB_ID.fullmatch(name):
         return name
-    known = ", ".join(sorted(path.name for path in (data_dir() / "models").glob("*-clip-*")))
-    raise ModelError(f"no CLIP {name!r}: not built in ({known or 'none'}), no such folder, and no hub id (owner/name)")
+    known = known_models(clip for clip in built_in if "-clip-" in clip)
+    raise ModelError(f"no CLIP {name!r}: not built in ({known}), no such folder, and no hub id (owner/name)")

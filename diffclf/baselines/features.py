@@ -30,7 +30,7 @@ from diffclf.files import write_json
 from diffclf.images import list_images, load_image, to_pixels
 from diffclf.models.protocol import DiffusionModel, ModelError
 from diffclf.models.stable_diffusion import StableDiffusionModel
-from diffclf.paths import data_dir
+from diffclf.paths import embedded_models
 from diffclf.trials import TrialList, Trials, image_key
 
 __all__ = ["Block", "FeatureClassifier", "Head", "T_FEATURES", "load_features", "mid_features", "save_head"]
@@ -167,8 +167,7 @@ def load_features(name_or_path: str | os.PathLike[str], model: DiffusionModel) -
         ModelError: there is no such head, its files are incomplete, or it belongs to another model.
     """
     name = os.fspath(name_or_path)
-    built_in = data_dir() / "models" / name
-    folder = built_in if built_in.is_dir() else Path(name)
+    folder = embedded_models("config.json").get(name, Path(name))
     try:
         facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         head = Head(facts["n_channels"], len(facts["labels"]))

@@ -21,7 +21,7 @@ from diffclf.images import list_images, load_image
 from diffclf.models.layout import HUB_ID, first_line
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import ModelError
-from diffclf.paths import data_dir
+from diffclf.paths import embedded_models, known_models
 
 __all__ = ["FAMILIES", "SupervisedClassifier", "load_supervised"]
 
@@ -111,14 +111,14 @@ def load_supervised(
 def _locate(name: str) -> str:
     """Return the folder of a network, or its hub id."""
     base, at, version = name.partition("@")
-    root = data_dir() / "models"
-    if (root / base / "config.json").is_file():
-        folder = root / base / "versions" / version if at else root / base
+    built_in = embedded_models("config.json")
+    if base in built_in:
+        folder = built_in[base] / "versions" / version if at else built_in[base]
         if not folder.is_dir():
-            known = sorted(path.name for path in (root / base / "versions").glob("*"))
+            known = sorted(path.name for path in (built_in[base] / "versions").glob("*"))
             raise ModelError(f"no version {version!r} of {base}; versions: {', '.join(known) or 'none'}")
         return str(folder)
     if Path(name).is_dir() or HUB_ID.fullmatch(name):
         return name
-    known = ", ".join(sorted(path.parent.name for path in root.glob("*/config.json")))
+    known = known_models(built_in)
     raise ModelError(f"no network {name!r}: not built in ({known}), no such folder, and no hub id (owner/name)")

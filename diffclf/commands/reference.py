@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from diffclf.files import write_whole
-from diffclf.workbook import settings
+from diffclf.paths import home
 from diffclf.workbook.display import SIGNS, interval, number
 from diffclf.workbook.results import copy_reference, not_run, read_judged, read_run
 
@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
     """
     folder, readme = (
         copy_reference(args.profile, [name for name in args.without.split(",") if name]),
-        settings.CHECKOUT / "README.md",
+        home() / "README.md",
     )
     print(f"Reference: {os.path.relpath(folder)}")
-    if folder == settings.CHECKOUT / "reports" / "reference":
+    if folder == home() / "reports" / "reference":
         write_whole(readme, with_results(readme.read_text(encoding="utf-8"), results_table(folder)))
         print(f"Table of results: {os.path.relpath(readme)}")
     return 0

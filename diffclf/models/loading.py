@@ -21,7 +21,7 @@ from diffclf.models.compiled import CompiledDenoiser
 from diffclf.models.latent import LatentDiffusionModel, noise_schedule
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
 from diffclf.models.sanity import warn_if_wrong
-from diffclf.paths import data_dir
+from diffclf.paths import data_dir, embedded_models, known_models
 
 __all__ = ["built_in_models", "load_model", "quiet"]
 
@@ -84,14 +84,10 @@ def load_model(
 
 def built_in_models() -> dict[str, list[str]]:
     """Return the names of the built-in models, each with its versions."""
-    try:
-        root = data_dir() / "models"
-    except FileNotFoundError:
-        return {}
     found = {}
-    for folder in sorted(path.parent for path in root.glob(f"*/{layout.INDEX}")):
+    for name, folder in embedded_models(layout.INDEX).items():
         versions = [path.name for path in (folder / "versions").glob("*") if path.is_dir()]
-        found[folder.name] = sorted(versions, key=lambda version: (len(version), version))  # "2" before "10"
+        found[name] = sorted(versions, key=lambda version: (len(version), version))  # "2" before "10"
     return found
 
 
@@ -135,7 +131,7 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
             return path, None
     if isinstance(name_or_path, str) and layout.HUB_ID.fullmatch(name):
         return layout.hub_folder(name), None
-    known = ", ".join(built_in) or "none, for lack of a data folder with models"
+    known = known_models(built_in)
     raise ModelError(f"no model {name!r}: not built in ({known}), no such directory, and no hub id (owner/name)")
 
 

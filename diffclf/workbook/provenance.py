@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from diffclf.workbook.settings import CHECKOUT
+from diffclf.paths import checkout
 
 __all__ = ["describe", "duration", "environment"]
 
@@ -20,7 +20,9 @@ _PACKAGES = ("diffclf", "torch", "diffusers", "transformers", "numpy", "scipy", 
 
 def _commit() -> str | None:
     """Return the commit of the checkout, -dirty where files differ; None where there is no git or no repository."""
-    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
+    if (root := checkout()) is None:
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -18,9 +18,10 @@ from typing import Any
 
 import yaml
 
+from diffclf.paths import home
+
 __all__ = ["chosen_profile", "go_offline", "notebooks_dir", "profiles", "read_notebook_file", "reports_dir", "resolve"]
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 NUMBER = int | float
 KINDS = {
     **dict.fromkeys(("offline", "verdicts", "solutions", "compile"), bool),
@@ -35,13 +36,13 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
 def notebooks_dir() -> Path:
-    """Return the folder of the notebooks and their settings: $DIFFCLF_NOTEBOOKS, else the checkout's."""
-    return Path(os.environ.get("DIFFCLF_NOTEBOOKS") or CHECKOUT / "notebooks").resolve()
+    """Return the folder of the notebooks and their settings: $DIFFCLF_NOTEBOOKS, else notebooks/ (`paths.home`)."""
+    return Path(os.environ.get("DIFFCLF_NOTEBOOKS") or home() / "notebooks").resolve()
 
 
 def reports_dir(profile: str = "") -> Path:
-    """Return the folder of a profile's results, below $DIFFCLF_REPORTS or the checkout's reports; "": that of all."""
-    return Path(os.environ.get("DIFFCLF_REPORTS") or CHECKOUT / "reports").resolve() / profile
+    """Return the folder of a profile's results, in $DIFFCLF_REPORTS or reports/ (`paths.home`); "": that of all."""
+    return Path(os.environ.get("DIFFCLF_REPORTS") or home() / "reports").resolve() / profile
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -76,7 +77,10 @@ def _sections(name: str, content: object) -> dict[str, dict[str, Any]]:
 def _common() -> dict[str, dict[str, Any]]:
     path = notebooks_dir() / "common.yaml"
     if not path.is_file():
-        raise ValueError(f"notebooks need their settings in {path}, got no such file; is $DIFFCLF_NOTEBOOKS right?")
+        raise ValueError(
+            f"notebooks need their settings in {path}, got no such file: run this in a "
+            "clone of the repository, or export DIFFCLF_NOTEBOOKS=/path/to/diffclf/notebooks"
+        )
     return _sections(str(path), _read(path))
 
 

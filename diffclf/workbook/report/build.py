@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from diffclf.paths import home
 from diffclf.workbook import settings
 from diffclf.workbook.display import SIGNS, answer, how_judged, html_text, interval, lean, number
 from diffclf.workbook.plots.forest import forest, forest_alt
@@ -94,7 +95,7 @@ def _commits(run: dict[str, dict[str, Any]]) -> str:
 
 def _guides() -> list[Path]:
     """Return the pages of docs/."""
-    return sorted((settings.CHECKOUT / "docs").glob("*.md"))
+    return sorted((home() / "docs").glob("*.md"))
 
 
 def _escaped(value: object) -> Markup:

@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from diffclf.datasets.hub import HUB
 from diffclf.models import load_model
 from diffclf.models.batch_size import measure_rate
-from diffclf.paths import data_dir
+from diffclf.paths import embedded_models
 from diffclf.texttable import text_table
 from diffclf.workbook.provenance import duration
 from diffclf.workbook.run.plan import Job
@@ -48,7 +48,7 @@ def _named(error: Exception) -> str:
 def _local(kind: str, name: str) -> str | None:
     """Return the name or folder from which a model or data set is read without a network; None: there is none."""
     repository, _, revision = name.partition("@")
-    if name.startswith("mini-") or Path(name).is_dir() or (data_dir() / "models" / repository).is_dir():
+    if name.startswith("mini-") or Path(name).is_dir() or repository in embedded_models("*.json"):
         return name
     try:
         repository = HUB[name].repo if name in HUB else repository

@@ -20,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diffclf.files import write_json
+from diffclf.paths import checkout
 from diffclf.texttable import plural, printable
 from diffclf.workbook import settings
 from diffclf.workbook.display import claims_table
@@ -45,8 +46,8 @@ def _child_environment(n_parallel: int, offline: bool, progress: Path) -> dict[s
         "OMP_WAIT_POLICY": "PASSIVE",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "JUPYTER_PREFER_ENV_PATH": "1",
-        # The notebooks import this diffclf and no other.
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(settings.CHECKOUT), os.environ.get("PYTHONPATH", "")])),
+        # The notebooks import this diffclf and no other; an installed one they find by themselves.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(checkout() or ""), os.environ.get("PYTHONPATH", "")])),
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "default"),
         **(dict.fromkeys(settings.OFFLINE, "1") if offline else {}),
     }
