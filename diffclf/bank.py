@@ -26,6 +26,7 @@ from typing_extensions import override
 
 from diffclf.files import write_json, write_whole
 from diffclf.images import list_images, load_image, to_pixels
+from diffclf.models.precision import precision
 from diffclf.models.protocol import DiffusionModel
 from diffclf.search import ErrorSource, Prompt, compute_errors
 from diffclf.trials import TrialList, image_key
@@ -62,7 +63,7 @@ class ErrorBank(ErrorSource):
         self.identity = {
             "format": FORMAT,
             "weights": model.fingerprint,
-            "dtype": str(model.dtype),
+            "dtype": precision(model),
             "image_size": model.image_size,
             "preprocessing": PREPROCESSING,
             "prompts": "each image's own" if self.per_image else self.prompts,

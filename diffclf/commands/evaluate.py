@@ -32,6 +32,7 @@ from diffclf.commands.options import (
 )
 from diffclf.datasets.folder import ClassFolder, FolderImage, shown, unreadable
 from diffclf.files import write_csv, write_json
+from diffclf.models.precision import precision
 from diffclf.progress import progress
 from diffclf.prompts import resolve_prompts
 from diffclf.search import search
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     predictions, n_computed = _predict(classifier, images, out / "bank")
     summary = _summary(predictions, classifier.classes_.tolist()) | {"n_skipped": len(skipped), "skipped": skipped}
     model, settings = classifier.model, {name: getattr(args, name) for name in ("model", "loss", "seed", "temperature")}
-    settings |= {"weights": model.fingerprint, "dtype": str(model.dtype), "pruning": repr(classifier.strategy_)}
+    settings |= {"weights": model.fingerprint, "dtype": precision(model), "pruning": repr(classifier.strategy_)}
     summary["settings"] = settings | {"prompts": [list(pair) for pair in prompts]}
     confusion = zip(summary["classes"], summary["confusion"], strict=True)
     write_csv(out / "predictions.csv", [list(predictions[0]), *(row.values() for row in predictions)])

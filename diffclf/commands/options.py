@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from diffclf.classifier import DiffusionClassifier
 from diffclf.evaluator import LOSSES
 from diffclf.models import load_model
+from diffclf.models.memory import MEMORY
 from diffclf.prompts import TEMPLATE, prompts_from_labels, read_prompts
 from diffclf.pruning import Exhaustive, Racing, Staged, Strategy
 
@@ -46,7 +47,8 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> "argparse._Mutu
     add("--seed", type=int, default=0, help="seed of the noise (default %(default)s)")
     add("--temperature", type=positive, default=1.0, help="divides the scores before the softmax (default %(default)s)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    add("--dtype", help="float32, float16 or bfloat16 (default: float16 on cuda, else float32)")
+    add("--dtype", help="float32, tf32, float16 or bfloat16 (default: float16 on cuda, else float32)")
+    add("--memory", default="normal", choices=MEMORY, help="less than normal for a small GPU: slower, same numbers")
     add("--compile", action="store_true", help="compile the network: a minute first, then faster; for many images")
     add("--batch-size", type=count, metavar="B", help="denoiser evaluations at a time (default: chosen)")
     output = parser.add_mutually_exclusive_group()
@@ -104,7 +106,7 @@ def make_classifier(
 
     Raises ValueError if the model cannot be loaded, or it does not go with the other options.
     """
-    model = load_model(args.model, device=args.device, dtype=args.dtype, compile=args.compile)
+    model = load_model(args.model, device=args.device, dtype=args.dtype, compile=args.compile, memory=args.memory)
     if model.labels is None and prompts is None:
         raise ValueError(f"--labels or --prompts must name the classes: {args.model} is a model of text")
     if model.labels is not None:

@@ -19,15 +19,17 @@ from safetensors import safe_open
 from diffclf.models import layout
 from diffclf.models.compiled import CompiledDenoiser
 from diffclf.models.latent import LatentDiffusionModel, noise_schedule
+from diffclf.models.memory import check_memory, save_memory
+from diffclf.models.precision import choose_dtype
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
 from diffclf.models.sanity import warn_if_wrong
 from diffclf.paths import data_dir, embedded_models, known_models
 
 __all__ = ["built_in_models", "load_model", "quiet"]
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MAX_PIXELS = 2048  # a network's side; a table of positions takes its square
 DEVICES = ("cpu", "cuda")
+NETWORKS = ("unet", "transformer")  # what the denoising network is called among the parts
 VERSIONED = ("unet", "text_encoder")  # the parts that a version has of its own; a scheduler it may have
 
 
@@ -37,6 +39,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     *,
     compile: bool = False,
+    memory: str = "normal",
 ) -> DiffusionModel:
     """Load a diffusion model.
 
@@ -45,17 +48,19 @@ def load_model(
             from a training of its own), a folder in diffusers' layout, or a hub id, which may carry a revision
             ("owner/name@refs/pr/1"). A built-in name wins over a folder of that name; write "./name" for the folder.
         device: by default "cuda" if there is one, else "cpu".
-        dtype: precision of the networks ("float32", "float16", "bfloat16" or torch's); by default float16 on CUDA,
-            else float32. The autoencoder is in float32 always.
+        dtype: precision of the networks ("float32", "tf32", "float16", "bfloat16" or torch's); by default float16 on
+            CUDA, else float32. The autoencoder is in float32 always. For "tf32" see `diffclf.models.precision`.
         compile: compile the network with `torch.compile` (`diffclf.models.compiled`): a minute before the first
             batch, a quarter or so more evaluations per second after it. Worth it for runs of many minutes.
+        memory: "normal", or "low" or "lowest" for small GPUs: the same numbers, slower (`diffclf.models.memory`).
 
     Raises:
         ModelError: there is no such model, or its files are incomplete.
         UnsupportedModelError: the model is of a kind that is not supported.
     """
     device = _device(device)
-    dtype = _dtype(dtype, device)
+    dtype = choose_dtype(dtype, device)
+    check_memory(memory)
     folder, version = _locate(name_or_path)
     name = os.fspath(name_or_path)
     index = layout.read_object(folder / layout.INDEX, name)
@@ -68,11 +73,12 @@ def load_model(
     calibration = (version or folder) / layout.CALIBRATION
     stored = layout.read_object(calibration, name) if calibration.is_file() else None
     with quiet():
-        parts = _read_parts(classes, folders, name, device, dtype)
+        parts = _read_parts(classes, folders, name, device, dtype, memory)
         with _explained(f"{name} cannot be put together as a {model_class.kind}", folder):
             pipeline_class = getattr(import_module("diffusers"), model_class.kind)
             pipeline = pipeline_class.from_pretrained(folder, local_files_only=True, **parts, **model_class.left_out)
             model = model_class(pipeline, name, **{entry: index.get(entry) for entry in model_class.index_entries})
+            save_memory(pipeline, model.network, memory, device)
     with _explained(f"{name} cannot be used: a part fails on a black image or an empty prompt", folder):
         _try_out(model)
     warn_if_wrong(model)
@@ -100,16 +106,6 @@ def _device(device: str | torch.device | None) -> torch.device:
         chosen = None
     if chosen is None or chosen.type not in DEVICES or chosen.type == "cuda" and (chosen.index or 0) >= n_cuda:
         raise ModelError(f"device must be cpu, cuda, cuda:0, ..., got {device!r}; CUDA devices here: {n_cuda}")
-    return chosen
-
-
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Return the precision to use."""
-    if dtype is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
-    chosen = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
-        raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     return chosen
 
 
@@ -164,9 +160,9 @@ def _explained(problem: str, folder: Path) -> Iterator[None]:
 
 
 def _read_parts(
-    classes: dict[str, str], folders: dict[str, Path], name: str, device: torch.device, dtype: torch.dtype
+    classes: dict[str, str], folders: dict[str, Path], name: str, device: torch.device, dtype: torch.dtype, memory: str
 ) -> dict[str, Any]:
-    """Return the scheduler and the networks of a pipeline; the networks are on the device, in their precision."""
+    """Return the scheduler and the networks of a pipeline, in their places and their precision."""
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
@@ -180,7 +176,8 @@ def _read_parts(
     for part, class_name in classes.items():
         if part not in layout.WITHOUT_WEIGHTS:
             network = _read_network(class_name, part, folders[part], name)
-            parts[part] = network.to(device=device, dtype=torch.float32 if part == "vae" else dtype)
+            place = device if memory == "normal" or part in NETWORKS else "cpu"
+            parts[part] = network.to(device=place, dtype=torch.float32 if part == "vae" else dtype)
     return parts
 
 

@@ -8,7 +8,8 @@ one notebook. Each has a section per profile and a section `all`. The value of a
 Settings with a meaning of their own: `n_classes` (of the data set; only for the estimate of the cost), `offline`
 (nothing is fetched while the notebook runs), `verdicts` (claims are judged), `world` (where a verdict holds: "the mini
 world"), `timeout_s` (of one cell), `download_gb` (size of a model or data set, by its name), `device` and `dtype` (of
-the model; default: float16 on CUDA, else float32), `compile` (the network is compiled: a minute, then it runs faster).
+the model; default: float16 on CUDA, else float32), `compile` (the network is compiled: a minute, then it runs faster),
+`memory` ("low" or "lowest" for a small GPU: `diffclf.models.memory`).
 """
 
 import os
@@ -25,7 +26,7 @@ __all__ = ["chosen_profile", "go_offline", "notebooks_dir", "profiles", "read_no
 NUMBER = int | float
 KINDS = {
     **dict.fromkeys(("offline", "verdicts", "solutions", "compile"), bool),
-    **dict.fromkeys(("model", "dataset", "split", "world", "device", "dtype"), str),
+    **dict.fromkeys(("model", "dataset", "split", "world", "device", "dtype", "memory"), str),
     **dict.fromkeys(("seed", "n_images", "n_classes"), int),
     "timeout_s": NUMBER,
     "download_gb": dict,

@@ -66,7 +66,8 @@ class Workbook:
         """Return a model by name, loaded once; "" means that of the settings."""
         name = name or self.settings["model"]
         if name not in self._models:
-            options = {key: self.settings[key] for key in ("device", "dtype", "compile") if self.settings.get(key)}
+            options = ("device", "dtype", "compile", "memory")
+            options = {key: self.settings[key] for key in options if self.settings.get(key)}
             self._models[name] = load_model(name, **options)
         return self._models[name]
 
