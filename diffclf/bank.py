@@ -39,6 +39,7 @@ __all__ = ["ErrorBank"]
 FORMAT = 2
 PREPROCESSING = "short side bicubic, centre crop, [-1, 1]"
 CHECKSUM = 16  # bytes
+MAX_DESCRIPTION = 256_000_000  # bytes of bank.json, most of them prompts
 
 
 def _hash(text: str, data: bytes = b"", size: int = CHECKSUM) -> bytes:
@@ -85,6 +86,8 @@ class ErrorBank(ErrorSource):
             return
         identity = json.loads(json.dumps(self.identity))
         try:
+            if path.stat().st_size > MAX_DESCRIPTION:
+                raise ValueError("too long to be read")
             stored = json.loads(path.read_text(encoding="utf-8"))
             damaged = stored["identity"] != identity or stored["versions"].keys() != versions.keys()
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no JSON, or of another shape
@@ -108,9 +111,11 @@ class ErrorBank(ErrorSource):
         unknown, path = super().load(key, prompts), self._entry(key, prompts)
         if not path.is_file():
             return unknown, False
+        if path.stat().st_size != CHECKSUM + unknown.nbytes:  # of any size: not read
+            return unknown, True
         content = path.read_bytes()
         checksum, data = content[:CHECKSUM], content[CHECKSUM:]
-        if checksum != _hash(self.path.name + path.name, data) or len(data) != unknown.nbytes:
+        if checksum != _hash(self.path.name + path.name, data):
             return unknown, True
         return np.frombuffer(data, "<f4").reshape(unknown.shape).astype(np.float32), False
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["write_csv", "write_json", "write_whole"]
+__all__ = ["plain_cell", "write_csv", "write_json", "write_whole"]
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
@@ -45,11 +45,12 @@ def write_json(path: str | os.PathLike, content: object) -> None:
 
 
 def write_csv(path: str | os.PathLike, lines: Iterable[Iterable[object]]) -> None:
-    """Write a CSV file in one step; a text that a spreadsheet would run as a formula gets a quote before it."""
-
-    def safe(cell: object) -> object:
-        return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
-
+    """Write a CSV file in one step, its cells by `plain_cell`."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([safe(cell) for cell in line] for line in lines)
+    csv.writer(text, lineterminator="\n").writerows([plain_cell(cell) for cell in line] for line in lines)
     write_whole(path, text.getvalue())
+
+
+def plain_cell(cell: object) -> object:
+    """Return a cell of a CSV file; a text that a spreadsheet would run as a formula gets a quote before it."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

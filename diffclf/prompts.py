@@ -6,6 +6,7 @@ form of the prompt files released with Li et al. 2023.
 """
 
 import csv
+import io
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -26,6 +27,7 @@ __all__ = [
 
 TEMPLATE = "a photo of a {}"
 COLUMNS = ("prompt", "classname", "classidx")
+MAX_BYTES = 64_000_000  # of a file: ImageNet-21k's prompts have 2 MB
 
 Prompts = Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]] | Sequence[str] | Sequence[int] | None
 """Class name -> prompt or prompts; or (prompt, class name) pairs; or labels of a class-conditional model."""
@@ -135,19 +137,23 @@ def read_prompts(path: str | Path) -> list[tuple[str, str]]:
     Commas, semicolons or tabs may separate the columns; letter case and blanks in their names do not matter.
 
     Raises:
-        ValueError: not a CSV file in UTF-8; a missing column; an empty field; a classidx that is no integer; a
-            classname under several classidx or the reverse; a prompt given twice; fewer than two classes.
+        ValueError: more than `MAX_BYTES`; not a CSV file in UTF-8; a missing column; an empty field; a classidx that is
+            no integer; a classname under several classidx or the reverse; a prompt given twice; fewer than two classes.
         OSError: the file cannot be read.
     """
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            delimiter = max(",;\t", key=header.count)
-            found = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
-            reader = csv.DictReader(file, found, delimiter=delimiter, strict=True)
-            if not set(COLUMNS) <= set(found):
-                raise ValueError(f"columns must include {', '.join(COLUMNS)}, got {', '.join(found) or 'no line'}")
-            rows = [_parse_row(row, f"line {reader.line_num + 1}") for row in reader]
+        with Path(path).open("rb") as binary:
+            content = binary.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"a file of prompts must have at most {MAX_BYTES:,} bytes, got more")
+        file = io.StringIO(content.decode("utf-8-sig"), newline="")
+        header = file.readline()
+        delimiter = max(",;\t", key=header.count)
+        found = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        reader = csv.DictReader(file, found, delimiter=delimiter, strict=True)
+        if not set(COLUMNS) <= set(found):
+            raise ValueError(f"columns must include {', '.join(COLUMNS)}, got {', '.join(found) or 'no line'}")
+        rows = [_parse_row(row, f"line {reader.line_num + 1}") for row in reader]
         for own, other in ((1, 2), (2, 1)):
             first: dict[object, object] = {}
             for row in rows:

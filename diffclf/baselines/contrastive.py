@@ -21,13 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
 from scipy.special import softmax
 
 from diffclf.datasets.compositional import Examples
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import list_images, load_image
-from diffclf.models.layout import HUB_ID, first_line
+from diffclf.models.layout import HUB_ID, READ_ERRORS, check_shards, first_line
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import ModelError
 from diffclf.paths import embedded_models, known_models
@@ -134,16 +133,17 @@ def load_contrastive(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with quiet():
         try:
+            check_shards(Path(place), name)
             load = _load_transformers if _has_file(place, "config.json") else _load_open_clip
             return load(place, name, device)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except READ_ERRORS as error:
             raise ModelError(f"network {name} cannot be read: {first_line(error)}") from error
 
 
 def _load_transformers(place: str, name: str, device: str | torch.device) -> ContrastiveClassifier:
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel
 
-    kind = AutoConfig.from_pretrained(place).model_type
+    kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
     if kind != "clip":
         raise ModelError(f"network {name} must be a CLIP, got {kind}")
     network, info = CLIPModel.from_pretrained(
@@ -153,8 +153,8 @@ def _load_transformers(place: str, name: str, device: str | torch.device) -> Con
         raise ModelError(f"network {name} lacks {len(missing)} of its weights: {', '.join(missing[:3])}")
     network = network.eval().to(device)
     processor, tokenizer = (
-        AutoImageProcessor.from_pretrained(place, backend="pil"),
-        AutoTokenizer.from_pretrained(place),
+        AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False),
+        AutoTokenizer.from_pretrained(place, trust_remote_code=False),
     )
 
     def encode_images(images: list[Image.Image]) -> torch.Tensor:

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
 from scipy.special import softmax
 
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import list_images, load_image
-from diffclf.models.layout import HUB_ID, first_line
+from diffclf.models.layout import HUB_ID, READ_ERRORS, check_shards, first_line
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import ModelError
 from diffclf.paths import embedded_models, known_models
@@ -94,14 +93,19 @@ def load_supervised(
     place = _locate(name)
     with quiet():
         try:
-            kind = AutoConfig.from_pretrained(place).model_type
+            check_shards(Path(place), name)
+            kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
             if kind not in FAMILIES:
                 raise ModelError(f"network {name} must be one of {', '.join(FAMILIES.values())}, got {kind}")
             network, info = AutoModelForImageClassification.from_pretrained(
-                place, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                place,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
-            processor = AutoImageProcessor.from_pretrained(place, backend="pil")
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            processor = AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False)
+        except READ_ERRORS as error:
             raise ModelError(f"network {name} cannot be read: {first_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"network {name} lacks {len(missing)} of its weights: {', '.join(missing[:3])}")

@@ -29,6 +29,7 @@ from diffclf.datasets import world
 from diffclf.datasets.imageset import n_taken
 from diffclf.datasets.photos import load_photos
 from diffclf.datasets.world import LAYOUTS, OPPOSITE, caption_pair
+from diffclf.images import load_image
 
 __all__ = ["MINI", "TAGS", "WINOGROUND", "Examples", "load_examples"]
 
@@ -150,7 +151,7 @@ class _Archive(Sequence):
     @override
     def __getitem__(self, place: int) -> Image.Image:
         with ZipFile(self.path) as archive, archive.open(self.members[place]) as file:
-            return Image.open(file).convert("RGB")
+            return load_image(file, f"{self.members[place]} of {self.path}")
 
 
 def _read_winoground(name: str, examples: Path, images: Path, n: int | None) -> Examples:

@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
 
 from diffclf.baselines.contrastive import ContrastiveClassifier
 from diffclf.datasets.crawl import ATTRIBUTES
 from diffclf.images import list_images, load_image
-from diffclf.models.layout import first_line
+from diffclf.models.layout import READ_ERRORS, check_shards, first_line
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import ModelError
 from diffclf.progress import progress
@@ -86,11 +85,12 @@ def load_checker(name: str | os.PathLike[str], device: str | torch.device | None
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with quiet():
         try:
+            check_shards(Path(name), str(name))
             network, info = StableDiffusionSafetyChecker.from_pretrained(
                 name, use_safetensors=True, output_loading_info=True
             )
-            processor = AutoImageProcessor.from_pretrained(name, backend="pil")
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
+        except READ_ERRORS as error:
             raise ModelError(f"safety checker {name} cannot be read: {first_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"safety checker {name} lacks {len(missing)} of its weights: {', '.join(missing[:3])}")

@@ -15,6 +15,7 @@ References:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from diffclf.experiments.field import Field
 from diffclf.images import list_images, load_image, load_images, to_pixels
 from diffclf.models.batch_size import choose_batch_size
 from diffclf.models.conditioning import Conditioning
+from diffclf.models.layout import check_shards
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import DiffusionModel
 from diffclf.stats import Estimate, mean, paired_difference
@@ -104,11 +106,12 @@ def _blip_captions(data: ImageSet, name: str) -> list[str]:
     """Return the captions that a BLIP generates without sampling; the first token only begins the sentence."""
     from transformers import AutoImageProcessor, AutoTokenizer, BlipForConditionalGeneration
 
+    check_shards(Path(name), name)
     with quiet():
         network = BlipForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True).eval()
         processor, tokenizer = (
-            AutoImageProcessor.from_pretrained(name, backend="pil"),
-            AutoTokenizer.from_pretrained(name),
+            AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False),
+            AutoTokenizer.from_pretrained(name, trust_remote_code=False),
         )
     network = network.to("cuda" if torch.cuda.is_available() else "cpu")
     captions = []

@@ -13,15 +13,27 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+
+from safetensors import SafetensorError
 
 from diffclf.models.dit import DiTModel
 from diffclf.models.latent import LatentDiffusionModel
 from diffclf.models.protocol import ModelError, UnsupportedModelError
 from diffclf.models.stable_diffusion import StableDiffusionModel
 
-__all__ = ["CALIBRATION", "HUB_ID", "INDEX", "check_files", "check_kind", "check_scheduler", "first_line"]
-__all__ += ["hub_folder", "read_object", "weight_files"]
+__all__ = [
+    "CALIBRATION",
+    "HUB_ID",
+    "INDEX",
+    "READ_ERRORS",
+    "check_files",
+    "check_kind",
+    "check_scheduler",
+    "check_shards",
+]
+__all__ += ["first_line", "hub_folder", "read_object", "weight_files"]
 
 INDEX = "model_index.json"
 CALIBRATION = "racing.json"
@@ -34,6 +46,8 @@ WITHOUT_WEIGHTS = ("tokenizer", "scheduler")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 PRECISIONS = ("fp16", "bf16", "fp32")  # variants that have the same weights as the main one
 SINGLE_FILE = (".safetensors", ".ckpt", ".pt", ".pth")
+READ_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError)
+"""What the libraries raise for files that cannot be read."""
 WEIGHTS = re.compile(r"(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
@@ -74,6 +88,11 @@ def check_files(part: str, folder: Path, name: str) -> None:
         raise ModelError(f"{name} has no {part}: {folder} is missing")
     if part not in WITHOUT_WEIGHTS:
         _variant(part, [path.name for path in folder.iterdir()], f"{name} (in {folder})", str(folder.parent))
+    check_shards(folder, name)
+
+
+def check_shards(folder: Path, name: str) -> None:
+    """Raise ModelError if an index in a folder names other files than safetensors; a hub id is no folder."""
     for index in folder.glob("*.safetensors.index*.json"):
         weights = read_object(index, name).get("weight_map")
         shards = [*weights.values()] if isinstance(weights, dict) else [weights]

@@ -18,6 +18,7 @@ import pandas as pd
 from IPython import display, get_ipython
 from matplotlib.figure import Figure
 
+from diffclf.files import plain_cell
 from diffclf.stats import Estimate, clopper_pearson
 from diffclf.texttable import text_table
 from diffclf.workbook.claims import (
@@ -120,7 +121,8 @@ def show_table(df: pd.DataFrame, caption: str, path: Path) -> None:
     """
     with_index = not isinstance(df.index, pd.RangeIndex) or df.index.name is not None
     path.parent.mkdir(parents=True, exist_ok=True)
-    _with_ends(df).to_csv(path.with_suffix(".csv"), index=with_index)
+    plain = _with_ends(df).map(plain_cell).rename(index=plain_cell, columns=plain_cell).rename_axis(index=plain_cell)
+    plain.to_csv(path.with_suffix(".csv"), index=with_index)
     shown = df.map(number)
     html = shown.to_html(index=with_index, border=0, classes="workbook-table", na_rep="–", justify="left")
     html = html.replace("<table ", '<table tabindex="0" ', 1)  # a keyboard can scroll it

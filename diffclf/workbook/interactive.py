@@ -38,9 +38,9 @@ def figure_slider(
         source = f"data:image/png;base64,{b64encode(picture.getvalue()).decode()}"
         image = f'<img src="{source}" alt="{html_text(alt(value))}" style="max-width:100%">'
         style = "" if position == chosen else "display:none"
-        frames.append(f'<div data-frame style="{style}" data-value="{value}">{image}</div>')
+        frames.append(f'<div data-frame style="{style}" data-value="{html_text(value)}">{image}</div>')
     # Some browsers restore a slider when the page is loaded again, but not the frame: autocomplete is off.
     slider = f'<input type="range" min="0" max="{len(values) - 1}" value="{chosen}" autocomplete="off"'
-    slider += f' aria-valuetext="{values[chosen]}" style="width:min(20em, 60vw)" oninput="{_CHOOSE}">'
-    named = f"<label>{html_text(label)} {slider}</label> <output>{values[chosen]}</output>"
+    slider += f' aria-valuetext="{html_text(values[chosen])}" style="width:min(20em, 60vw)" oninput="{_CHOOSE}">'
+    named = f"<label>{html_text(label)} {slider}</label> <output>{html_text(values[chosen])}</output>"
     return HTML(f"<figure>{named}{''.join(frames)}</figure>")
