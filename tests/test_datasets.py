@@ -244,8 +244,9 @@ def test_what_is_no_image_in_an_accepted_format_is_found_and_not_left_out(tmp_pa
     (folder / "b" / "x.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     os.mkfifo(folder / "b" / "y.png")
     (folder / "b" / "z.png").symlink_to(folder / "gone.png")
-    found = unreadable([image.path for image in ClassFolder(folder).images])
-    assert [path.name for path in found] == ["x.heic", "y.png", "z.png"]
+    images = ClassFolder(folder).images
+    found = unreadable((image.path, str(image.path)) for image in images)
+    assert [images[position].path.name for position in found] == ["x.heic", "y.png", "z.png"]
     for reason, word in zip(found.values(), ["pillow-heif", "is a pipe", "image not found"], strict=True):
         assert word in reason
 

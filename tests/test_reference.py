@@ -118,7 +118,7 @@ def test_results_table_has_a_row_per_judged_claim(tmp_path):
 
 
 def test_table_has_one_claim_of_each_notebook():
-    names = sorted(path.stem for path in (CHECKOUT / "notebooks").glob("*.ipynb"))
+    names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     assert [len(read_claims(name).keys() & QUESTIONS.keys()) for name in names] == [1] * len(QUESTIONS)
 
 

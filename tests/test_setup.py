@@ -37,9 +37,9 @@ def lock() -> dict[str, str]:
 
 
 def asked_for() -> list[Requirement]:
-    """What the lock must pin; the extra `clip` brings torchvision and stays out of it."""
+    """What the lock must pin; the extra `clip` brings torchvision, `ray` a cluster's own daemon: both stay out."""
     extras = PROJECT["optional-dependencies"]
-    lists = [PROJECT["dependencies"], *(lines for name, lines in extras.items() if name != "clip")]
+    lists = [PROJECT["dependencies"], *(lines for name, lines in extras.items() if name not in ("clip", "ray"))]
     requirements = [Requirement(line) for lines in lists for line in lines]
     return [requirement for requirement in requirements if requirement.name != PROJECT["name"]]
 
@@ -128,6 +128,7 @@ LAYERS = [
     {"classifier", "bank"},
     {"baselines", "datasets"},
     {"experiments", "mini"},
+    {"engines"},
     {"workbook", "bench"},
     {"commands"},
 ]

@@ -127,7 +127,7 @@ def _load_data(args: argparse.Namespace) -> tuple[Path, ImageSet, ImageSet | Non
             raise ValueError(f"classes of {source} must have at least 2 images each, got {n_images.min()} of {few}")
     if args.out is not None and args.out.resolve().is_relative_to(args.folder.resolve()):
         raise ValueError(f"out must not lie inside the folder of images {args.folder}, got {args.out}")
-    if bad := unreadable([*data.images, *(train.images if train else [])]):
+    if bad := unreadable((path, str(path)) for path in [*data.images, *(train.images if train else [])]):
         raise ValueError(first_reasons(bad))
     return place, data, train
 

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if labels is not None and len(labels) < 2:
         raise ValueError(f"labels must name at least two classes, separated by commas (A,B), got {args.labels!r}")
     prompts, pruning = make_prompts(args, labels), make_pruning(args)
-    if bad := unreadable(args.images):
+    if bad := unreadable((path, str(path)) for path in args.images):
         raise ValueError(first_reasons(bad))
     classifier = make_classifier(args, prompts, pruning)
     names = [shown(path) for path in args.images]

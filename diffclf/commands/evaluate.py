@@ -1,8 +1,8 @@
-"""`diffclf evaluate`: accuracy on a folder with one sub-folder of images per class.
+"""`diffclf evaluate`: accuracy on a folder with one sub-folder of images per class, or on a data set.
 
 A run has a folder:
 
-    bank/             the errors of each image, stored when the image is finished (`diffclf.bank`)
+    bank/             the errors of each image, stored when the image is finished (`diffclf.bank`), or --bank
     predictions.csv   a line per image: image, label, predicted, correct, probability, n_evaluations, tie
     confusion.csv     images by label (rows) and prediction (columns)
     summary.json      accuracy with Wilson's 95% interval, confusion matrix, cost, settings
@@ -10,28 +10,40 @@ A run has a folder:
 The last three files are written at the end. The same command continues a run that was killed: it computes only the
 errors that are not in the bank. Images are known by their pixels, not by their names. The bank keeps errors of
 different settings apart, so a run with other settings may use the same folder; it overwrites the three files.
+
+Several workers (--engine, --workers) fill the bank first (`diffclf.engines`); the tables are then made from the bank,
+as a single process makes them. A shard (--shard 2/8) is every eighth image from the second on: it fills the bank and
+writes summary-2-of-8.json alone. The command without --shard finds everything in the bank and writes the tables.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffclf.bank import ErrorBank
 from diffclf.classifier import DiffusionClassifier
 from diffclf.commands.options import (
     add_classifier_arguments,
+    count,
     first_reasons,
     make_classifier,
     make_prompts,
     make_pruning,
+    model_options,
 )
-from diffclf.datasets.folder import ClassFolder, FolderImage, shown, unreadable
+from diffclf.datasets import load_dataset
+from diffclf.datasets.folder import ClassFolder, shown, unreadable
+from diffclf.engines import ENGINES, Job, fill, make_workers
+from diffclf.engines.job import block_size
 from diffclf.files import write_csv, write_json
+from diffclf.images import ImageLike, list_images
+from diffclf.models.loading import built_in_models
 from diffclf.models.precision import precision
 from diffclf.progress import progress
 from diffclf.prompts import resolve_prompts
@@ -44,48 +56,146 @@ __all__ = ["add_arguments", "run"]
 WIDEST_TABLE = 20
 
 
+class _Item(NamedTuple):
+    """An image of a run: its name in the results, the image or its path, and the name of its class."""
+
+    name: str
+    image: ImageLike
+    label: str
+
+
+class _Data(NamedTuple):
+    """What a run is about.
+
+    `prompts` are (prompt, classname) pairs, `empty` classes without images; `positions` finds the classes of a data set
+    among a network's labels.
+    """
+
+    name: str
+    items: list[_Item]
+    prompts: list[tuple[str, str]]
+    empty: Sequence[str] = ()
+    positions: Callable[[Sequence[str]], list[int]] | None = None
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Return the numbers i and n of "i/n", 1 <= i <= n, the type of an option."""
+    number, slash, total = text.partition("/")
+    if not (slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+        raise argparse.ArgumentTypeError(f"must be I/N with I in 1..N, such as 2/8, got {text!r}")
+    return int(number), int(total)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of `diffclf evaluate`."""
-    parser.add_argument("folder", metavar="FOLDER", help="folder with one sub-folder of images per class")
-    add = parser.add_mutually_exclusive_group(required=True).add_argument
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="folder with one sub-folder of images per class")
+    add = parser.add_mutually_exclusive_group().add_argument
     add("--labels-from-folders", action="store_true", help="the classes are the folders' names, _ a space in prompts")
-    add("--prompts", metavar="FILE", help="CSV file: prompt, classname (the folders' names), classidx")
+    prompts = "CSV file: prompt, classname (the folders' or the data set's names), classidx"
+    add("--prompts", metavar="FILE", help=prompts)
+    add = parser.add_argument_group("data set", "Instead of FOLDER; the prompts are the data set's own.").add_argument
+    add("--dataset", metavar="NAME", help="embedded, of the hub or a folder: mini-items, pets, imagenet, ...")
+    add("--split", default="test", help="tune or test (default %(default)s)")
+    add("--n-images", type=count, metavar="N", help="the first N of a fixed, class-balanced order (default: all)")
     add_classifier_arguments(parser)
     out = "results (default FOLDER-results): a killed run continues there, other settings overwrite its tables"
     skip = "leave images out that cannot be used (damaged, animated); the summary lists them"
     parser.add_argument("--skip-unreadable", action="store_true", help=skip)
     parser.add_argument("--out", type=Path, metavar="DIR", help=out)
+    add = parser.add_argument_group("scale", "docs/scale.md says how to use many GPUs.").add_argument
+    add("--bank", type=Path, metavar="DIR", help="folder of banks, shared by all processes and runs (default OUT/bank)")
+    add("--engine", choices=ENGINES, default="local", help="what runs the workers (default %(default)s)")
+    workers = "processes that compute (default: this one alone; with ray one per GPU)"
+    add("--workers", type=count, metavar="N", help=workers)
+    add("--ray-address", metavar="ADDRESS", help="Ray cluster to join (default: start one on this machine)")
+    add("--shard", type=_shard, metavar="I/N", help="only every N-th image from the I-th on, for job arrays")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Classify all images of the folder, write and print the results, and return the exit status."""
+    """Classify all images, write and print the results, and return the exit status."""
     pruning = make_pruning(args)
+    if args.ray_address is not None and args.engine != "ray":
+        raise ValueError(f"--ray-address is for --engine ray, got --engine {args.engine}")
+    data = _dataset(args) if args.dataset is not None else _folder(args)
+    out = args.out or Path(f"{Path(data.name).resolve().name}-results")
+    _check_out(out, args.bank, data.name)
+    first, step = args.shard or (1, 1)
+    items = data.items[first - 1 :: step]
+    if not items:
+        raise ValueError(f"shard must be one of at most {len(data.items)}, one image each, got {first}/{step}")
+    in_workers = args.engine == "ray" or (args.workers or 1) > 1
+    skipped = {} if in_workers else _unusable(items, data, args.skip_unreadable)  # workers check their own images
+    if data.empty:
+        _say(f"no image of {', '.join(data.empty)}, which can still be predicted")
+
+    classifier = make_classifier(args, data.prompts, pruning, data.positions)
+    if data.positions and (own := classifier.model.labels):  # the classes have the network's names
+        names = {name: own[at] for (_, name), at in zip(data.prompts, data.positions(own), strict=True)}
+        items = [item._replace(label=names[item.label]) for item in items]
+    bank, n_computed = _open_bank(classifier, args.bank or out / "bank"), 0
+    if in_workers:
+        n_computed, skipped = _fill(args, bank, classifier, items)
+    predictions = _predict(classifier, bank, [item for item in items if item.name not in skipped])
+    n_computed += bank.n_evaluations
+    summary = _summary(predictions, classifier.classes_.tolist()) | {"n_skipped": len(skipped), "skipped": skipped}
+    model, settings = classifier.model, {name: getattr(args, name) for name in ("model", "loss", "seed", "temperature")}
+    settings |= {"weights": model.fingerprint, "dtype": precision(model), "pruning": repr(classifier.strategy_)}
+    summary["settings"] = settings | {"prompts": [list(pair) for pair in data.prompts]}
+    if args.shard is None:
+        confusion = zip(summary["classes"], summary["confusion"], strict=True)
+        write_csv(out / "predictions.csv", [list(predictions[0]), *(row.values() for row in predictions)])
+        write_csv(out / "confusion.csv", [["", *summary["classes"]], *([name, *counts] for name, counts in confusion)])
+        write_json(out / "summary.json", summary)
+        text = _report(summary, n_computed, out)
+    else:
+        write_json(out / f"summary-{first}-of-{step}.json", summary)
+        text = (
+            f"shard {first}/{step}: {plural(len(predictions), 'image')}, {len(skipped)} skipped, "
+            f"{plural(n_computed, 'denoiser evaluation')} computed now\n"
+            "after the last shard run the same command without --shard: it writes the tables"
+        )
+    print(json.dumps(summary | {"out": str(out)}, indent=2) if args.json else text)
+    return 0
+
+
+def _dataset(args: argparse.Namespace) -> _Data:
+    """Return the data set that the options name; raise ValueError if they do not fit together."""
+    if args.folder is not None or args.labels_from_folders:
+        raise ValueError("--dataset is in place of FOLDER and --labels-from-folders, got both")
+    data = load_dataset(args.dataset, args.split, args.n_images)
+    if data.captions is not None:
+        raise ValueError(f"{args.dataset} has a list of captions per image, expected a data set with classes")
+    if args.prompts is None and args.template is None:
+        pairs = [(prompt, name) for name, prompt in data.prompts.items()]
+    else:
+        pairs = make_prompts(args, data.classnames)
+        _check_classes(pairs, data.classnames, f"class of {args.dataset}", args)
+    images = zip(list_images(data.images), data.labels, strict=True)
+    items = [_Item(shown(name), image, data.classnames[label]) for (image, name), label in images]
+    return _Data(args.dataset, items, pairs, positions=data.positions)
+
+
+def _folder(args: argparse.Namespace) -> _Data:
+    """Return the folder's images, and say what in it is none."""
+    if args.folder is None:
+        raise ValueError("one of FOLDER and --dataset NAME is required (see `diffclf evaluate --help`)")
+    if not args.labels_from_folders and args.prompts is None:
+        raise ValueError("one of the arguments --labels-from-folders --prompts is required with FOLDER")
+    if args.n_images is not None:
+        raise ValueError("--n-images is for --dataset, got FOLDER; --dataset FOLDER takes a folder as a data set")
     folder = ClassFolder(args.folder)
-    prompts = _prompts(args, folder)
-    out = args.out or Path(f"{folder.path.resolve().name}-results")
-    _check_out(out, folder)
+    pairs = make_prompts(args, [name.replace("_", " ") for name in folder.classnames])
+    if args.prompts is None:
+        pairs = [(prompt, name) for (prompt, _), name in zip(pairs, folder.classnames, strict=True)]
+    _check_classes(pairs, folder.classnames, f"sub-folder of {folder.path}", args)
     if folder.ignored:
         names = ", ".join(shown(path.name) for path in folder.ignored[:3])
         names += ", ..." if len(folder.ignored) > 3 else ""
         what = "entry that is" if len(folder.ignored) == 1 else "entries that are"
         _say(f"ignoring {len(folder.ignored)} {what} no image of a class: {names}")
-    images, skipped = _usable(folder, args.skip_unreadable)
-    labels = {image.label for image in images}
-    if empty := [name for name in folder.classnames if name not in labels]:
-        _say(f"no image of {', '.join(empty)}, which can still be predicted")
-
-    classifier = make_classifier(args, prompts, pruning)
-    predictions, n_computed = _predict(classifier, images, out / "bank")
-    summary = _summary(predictions, classifier.classes_.tolist()) | {"n_skipped": len(skipped), "skipped": skipped}
-    model, settings = classifier.model, {name: getattr(args, name) for name in ("model", "loss", "seed", "temperature")}
-    settings |= {"weights": model.fingerprint, "dtype": precision(model), "pruning": repr(classifier.strategy_)}
-    summary["settings"] = settings | {"prompts": [list(pair) for pair in prompts]}
-    confusion = zip(summary["classes"], summary["confusion"], strict=True)
-    write_csv(out / "predictions.csv", [list(predictions[0]), *(row.values() for row in predictions)])
-    write_csv(out / "confusion.csv", [["", *summary["classes"]], *([name, *counts] for name, counts in confusion)])
-    write_json(out / "summary.json", summary)
-    print(json.dumps(summary | {"out": str(out)}, indent=2) if args.json else _report(summary, n_computed, out))
-    return 0
+    labels = {image.label for image in folder.images}
+    empty = [name for name in folder.classnames if name not in labels]
+    return _Data(args.folder, [_Item(*image) for image in folder.images], pairs, empty)
 
 
 def _say(message: str) -> None:
@@ -93,69 +203,97 @@ def _say(message: str) -> None:
     print(f"diffclf: {printable(message)}", file=sys.stderr)
 
 
-def _usable(folder: ClassFolder, skip: bool) -> tuple[list[FolderImage], dict[str, str]]:
-    """Return the images that can be used, and the names of the others with the reasons.
+def _unusable(items: Sequence[_Item], data: _Data, skip: bool) -> dict[str, str]:
+    """Return the names of the images that cannot be used, with the reasons.
 
-    Raises ValueError if there are others and `skip` is False, or no image can be used.
+    Raises ValueError if there are some and `skip` is False, or no image can be used.
     """
-    bad = unreadable(progress([image.path for image in folder.images], desc="checking images", unit="image"))
+    named = [_named(item) for item in items]
+    bad = unreadable(progress(named, desc="checking images", unit="image"))
+    return _skipped(items, bad, skip, data.name)
+
+
+def _named(item: _Item) -> tuple[ImageLike, str]:
+    """Return an image with its name in messages."""
+    return item.image, str(item.image) if isinstance(item.image, str | os.PathLike) else item.name
+
+
+def _skipped(items: Sequence[_Item], bad: Mapping[int, str], skip: bool, source: str) -> dict[str, str]:
+    """Return name -> reason of the images at bad positions; raise ValueError if they may not be skipped."""
     if bad and not skip:
         raise ValueError(f"{first_reasons(bad)}; --skip-unreadable leaves such images out")
-    if len(bad) == len(folder.images):
-        raise ValueError(f"no image of {folder.path} can be used: {first_reasons(bad)}")
+    if len(bad) == len(items):
+        raise ValueError(f"no image of {source} can be used: {first_reasons(bad)}")
     if bad:
         _say(f"skipping {plural(len(bad), 'image')} that cannot be used: {first_reasons(bad)}")
-    return (
-        [image for image in folder.images if image.path not in bad],
-        {image.name: bad[image.path] for image in folder.images if image.path in bad},
-    )
+    return {items[position].name: bad[position] for position in sorted(bad)}
 
 
-def _prompts(args: argparse.Namespace, folder: ClassFolder) -> list[tuple[str, str]]:
-    """Return the (prompt, classname) pairs; raise ValueError if a sub-folder is no class."""
-    pairs = make_prompts(args, [name.replace("_", " ") for name in folder.classnames])
-    if args.prompts is None:
-        return [(prompt, name) for (prompt, _), name in zip(pairs, folder.classnames, strict=True)]
+def _check_classes(
+    pairs: Sequence[tuple[str, str]], classnames: Sequence[str], what: str, args: argparse.Namespace
+) -> None:
+    """Raise ValueError if a class of the images has no prompt."""
     known = {classname for _, classname in pairs}
-    if unknown := [name for name in folder.classnames if name not in known]:
-        raise ValueError(
-            f"every sub-folder of {folder.path} must be a classname in {args.prompts}, "
-            f"got {', '.join(map(repr, unknown))}"
-        )
-    return pairs
+    if unknown := [name for name in classnames if name not in known]:
+        raise ValueError(f"every {what} must be a classname in {args.prompts}, got {', '.join(map(repr, unknown))}")
 
 
-def _check_out(out: Path, folder: ClassFolder) -> None:
-    """Raise ValueError unless the results can go to this folder."""
-    if out.resolve().is_relative_to(folder.path.resolve()):
-        raise ValueError(f"out must not lie inside the folder of images {folder.path}, got {out}; choose another --out")
+def _check_out(out: Path, bank: Path | None, source: str) -> None:
+    """Raise ValueError unless the results and the bank can go to their folders."""
+    for name, place in (("out", out), ("bank", bank)):
+        if place is not None and place.resolve().is_relative_to(Path(source).resolve()):
+            raise ValueError(
+                f"{name} must not lie inside the folder of images {source}, got {place}; choose another --{name}"
+            )
     taken = out.is_file() or (out.is_dir() and any(out.iterdir()))
-    if taken and not (out / "bank").is_dir():
+    if taken and not (out / "bank").is_dir() and not any(out.glob("summary*.json")):
         raise ValueError(f"out must be a new folder or the folder of an earlier run, got {out} without a bank")
 
 
-def _predict(
-    classifier: DiffusionClassifier, images: Sequence[FolderImage], banks: Path
-) -> tuple[list[dict[str, Any]], int]:
-    """Return a row of predictions.csv per image, and the denoiser evaluations that were not in the bank yet."""
+def _open_bank(classifier: DiffusionClassifier, banks: Path) -> ErrorBank:
+    """Return the bank of the classifier's settings, in a folder of banks."""
     model, strategy = classifier.model, classifier.strategy_
-    prompts, classnames = resolve_prompts(classifier.prompts, model.labels)
+    prompts, _ = resolve_prompts(classifier.prompts, model.labels)
     options = {"seed": classifier.seed, "losses": (classifier.loss,), "batch_size": classifier.batch_size}
-    bank = ErrorBank(banks, model, prompts, strategy.trial_list(len(model.schedule)), **options)
-    tables = search(bank, [image.path for image in images], strategy, classnames=classnames)
-    predictions = [
+    return ErrorBank(banks, model, prompts, strategy.trial_list(len(model.schedule)), **options)
+
+
+def _fill(
+    args: argparse.Namespace, bank: ErrorBank, classifier: DiffusionClassifier, items: Sequence[_Item]
+) -> tuple[int, dict[str, str]]:
+    """Let workers fill the bank; return their evaluations, and the images that cannot be used with the reasons."""
+    load = model_options(args) | {"dtype": args.dtype or str(bank.model.dtype).removeprefix("torch.")}
+    if args.model.partition("@")[0] not in built_in_models() and Path(args.model).exists():
+        load["name_or_path"] = os.path.abspath(args.model)
+    options = {"seed": bank.seed, "losses": bank.losses, "batch_size": args.batch_size}
+    job = Job(load, bank.path.resolve(), bank.prompts, classifier.strategy_, options)
+    workers = make_workers(job, args.engine, args.workers, args.ray_address)
+    size = block_size(bank, classifier.strategy_, len(items), workers.n)
+    n_computed, bad = 0, {}
+    with progress(total=len(items), desc=plural(workers.n, "worker"), unit="image") as bar:
+        for done in fill(workers, [_named(item) for item in items], size):
+            n_computed += done.n_evaluations
+            bad |= done.failed
+            bar.update(done.n_images)
+    return n_computed, _skipped(items, bad, args.skip_unreadable, args.dataset or args.folder)
+
+
+def _predict(classifier: DiffusionClassifier, bank: ErrorBank, items: Sequence[_Item]) -> list[dict[str, Any]]:
+    """Return a row of predictions.csv per image; what the bank lacks is computed."""
+    _, classnames = resolve_prompts(classifier.prompts, classifier.model.labels)
+    tables = search(bank, [item.image for item in items], classifier.strategy_, classnames=classnames)
+    return [
         {
-            "image": image.name,
-            "label": image.label,
+            "image": item.name,
+            "label": item.label,
             "predicted": table.predicted,
-            "correct": table.predicted == image.label,
+            "correct": table.predicted == item.label,
             "probability": f"{table.proba(classifier.temperature).max():.6g}",
             "n_evaluations": table.n_evaluations,
             "tie": bool(table.tie),
         }
-        for image, table in zip(images, tables, strict=True)
+        for item, table in zip(items, tables, strict=True)
     ]
-    return predictions, bank.n_evaluations
 
 
 def _summary(predictions: Sequence[dict[str, Any]], classnames: Sequence[str]) -> dict[str, Any]:

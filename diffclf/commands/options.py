@@ -1,7 +1,8 @@
 """What `classify`, `evaluate` and `bench` share: options, and the classifier that they determine."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from diffclf.classifier import DiffusionClassifier
 from diffclf.evaluator import LOSSES
@@ -11,6 +12,7 @@ from diffclf.prompts import TEMPLATE, prompts_from_labels, read_prompts
 from diffclf.pruning import Exhaustive, Racing, Staged, Strategy
 
 __all__ = ["add_classifier_arguments", "count", "first_reasons", "make_classifier", "make_prompts", "make_pruning"]
+__all__ += ["model_options"]
 
 
 def count(text: str) -> int:
@@ -99,19 +101,30 @@ def make_pruning(args: argparse.Namespace) -> Strategy:
     return Exhaustive(args.trials[0], repeats=args.repeats)
 
 
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `load_model`."""
+    names = ("device", "dtype", "compile", "memory")
+    return {"name_or_path": args.model} | {name: getattr(args, name) for name in names}
+
+
 def make_classifier(
-    args: argparse.Namespace, prompts: list[tuple[str, str]] | None, pruning: Strategy
+    args: argparse.Namespace,
+    prompts: list[tuple[str, str]] | None,
+    pruning: Strategy,
+    positions: Callable[[Sequence[str]], list[int]] | None = None,
 ) -> DiffusionClassifier:
     """Load the model and return the classifier; prompts None: all labels of a class-conditional model.
 
+    Such a model finds the classes by their names, or by what `positions` says of its labels (`ImageSet.positions`).
+
     Raises ValueError if the model cannot be loaded, or it does not go with the other options.
     """
-    model = load_model(args.model, device=args.device, dtype=args.dtype, compile=args.compile, memory=args.memory)
+    model = load_model(**model_options(args))
     if model.labels is None and prompts is None:
         raise ValueError(f"--labels or --prompts must name the classes: {args.model} is a model of text")
     if model.labels is not None:
         if args.template is not None or args.prompts is not None:
             raise ValueError(f"{args.model} knows classes and no text: use --labels without --template, or neither")
-        prompts = prompts and [classname for _, classname in prompts]
+        prompts = prompts and (positions(model.labels) if positions else [classname for _, classname in prompts])
     options = {name: getattr(args, name) for name in ("loss", "seed", "batch_size", "temperature")}
     return DiffusionClassifier(model, prompts, pruning=pruning, progress=True, **options)

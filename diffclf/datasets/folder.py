@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from diffclf.datasets.imageset import ImageSet, n_taken
-from diffclf.images import load_images
+from diffclf.images import ImageLike, load_image
 from diffclf.prompts import prompts_from_labels
 
 __all__ = ["ClassFolder", "FolderImage", "balanced_order", "halves", "load_folder", "shown", "unreadable"]
@@ -112,14 +112,19 @@ def _class_name(folder: str) -> str:
     return unicodedata.normalize("NFC", shown(folder))
 
 
-def unreadable(paths: Iterable[str | os.PathLike]) -> dict[str | os.PathLike, str]:
-    """Read every image to its end and return those that are missing or cannot be used, each with the reason."""
+def unreadable(images: Iterable[tuple[ImageLike, str]]) -> dict[int, str]:
+    """Read every image, given with its name in messages, to its end.
+
+    Returns the position of each image that is missing or cannot be used, and the reason.
+    """
     reasons = {}
-    for path in paths:
+    for position, (image, name) in enumerate(images):
         try:
-            load_images(path)
+            load_image(image, name)
+        except FileNotFoundError:
+            reasons[position] = f"image not found: {name}"
         except (ValueError, OSError) as error:
-            reasons[path] = str(error)
+            reasons[position] = str(error)
     return reasons
 
 
