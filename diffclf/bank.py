@@ -14,11 +14,12 @@ each other, and a killed run loses at most the images in flight. A damaged file 
 import hashlib
 import json
 import platform
+import re
 import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ from diffclf.trials import TrialList, image_key
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["ErrorBank"]
+__all__ = ["ErrorBank", "StoredBank", "bank_name", "read_entry", "write_entry"]
 
 FORMAT = 2
 PREPROCESSING = "short side bicubic, centre crop, [-1, 1]"
@@ -44,6 +45,75 @@ MAX_DESCRIPTION = 256_000_000  # bytes of bank.json, most of them prompts
 
 def _hash(text: str, data: bytes = b"", size: int = CHECKSUM) -> bytes:
     return hashlib.blake2b(text.encode() + data, digest_size=size).digest()
+
+
+def bank_name(identity: dict[str, Any]) -> str:
+    """Return the name of the bank with an identity, 16 hexadecimal digits."""
+    return _hash(json.dumps(identity), size=8).hex()
+
+
+def read_entry(path: Path) -> NDArray[np.float32] | None:
+    """Return the errors in the file of an image, flat, NaN where there is none; None if the file is damaged.
+
+    Raises OSError if the file cannot be read.
+    """
+    content = path.read_bytes()
+    checksum, data = content[:CHECKSUM], content[CHECKSUM:]
+    if checksum != _hash(path.parent.name + path.name, data) or len(data) % 4:
+        return None
+    return np.frombuffer(data, "<f4").astype(np.float32)
+
+
+def write_entry(path: Path, errors: NDArray[np.float32]) -> None:
+    """Write the file of an image in one step; raise OSError if it cannot be written."""
+    data = errors.astype("<f4").tobytes()
+    write_whole(path, _hash(path.parent.name + path.name, data) + data)
+
+
+class StoredBank:
+    """A bank's folder, read without its model.
+
+    Attributes:
+        path: the bank's own folder.
+        identity, versions: what bank.json states.
+
+    Raises:
+        ValueError: bank.json is missing, damaged or of another bank.
+        OSError: it cannot be read.
+    """
+
+    ENTRY = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})?\.errors")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path = path.resolve()
+        try:
+            stated = json.loads((path / "bank.json").read_text(encoding="utf-8"))
+            self.identity, self.versions = dict(stated["identity"]), dict(stated["versions"])
+            prompts, shared = self.identity["prompts"], ("timesteps", "losses")
+            self.n_each = [len(self.identity[name]) for name in shared]
+            self.n_prompts = len(prompts) if isinstance(prompts, list) else None  # None: each image has its own
+        except FileNotFoundError:
+            raise ValueError(f"{path} is no bank: it has no bank.json") from None
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path}/bank.json is damaged; the next run with this bank writes it anew") from error
+        if bank_name(self.identity) != path.name:
+            raise ValueError(
+                f"{path}/bank.json must describe bank {path.name}, got that of {bank_name(self.identity)}; "
+                "the folder was renamed or the file changed"
+            )
+
+    def entries(self) -> list[Path]:
+        """Return the files of the images, sorted by name."""
+        return sorted(path for path in self.path.iterdir() if self.ENTRY.fullmatch(path.name) and path.is_file())
+
+    def read(self, path: Path) -> NDArray[np.float32] | None:
+        """Return the errors in one of the bank's files, flat; None if the file is damaged."""
+        n_row = self.n_each[0] * self.n_each[1]
+        n = n_row if self.n_prompts is None else n_row * self.n_prompts
+        size = path.stat().st_size - CHECKSUM
+        if size <= 0 or size % (4 * n) or (self.n_prompts is not None and size != 4 * n):
+            return None
+        return read_entry(path)
 
 
 class ErrorBank(ErrorSource):
@@ -73,7 +143,7 @@ class ErrorBank(ErrorSource):
             "seed": self.seed,
             "losses": list(self.losses),
         }
-        self.path = Path(folder) / _hash(json.dumps(self.identity), size=8).hex()
+        self.path = Path(folder) / bank_name(self.identity)
         self._describe()
 
     def _describe(self) -> None:
@@ -113,11 +183,8 @@ class ErrorBank(ErrorSource):
             return unknown, False
         if path.stat().st_size != CHECKSUM + unknown.nbytes:  # of any size: not read
             return unknown, True
-        content = path.read_bytes()
-        checksum, data = content[:CHECKSUM], content[CHECKSUM:]
-        if checksum != _hash(self.path.name + path.name, data):
-            return unknown, True
-        return np.frombuffer(data, "<f4").reshape(unknown.shape).astype(np.float32), False
+        errors = read_entry(path)
+        return (unknown, True) if errors is None else (errors.reshape(unknown.shape), False)
 
     @override
     def load(self, key: int, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
@@ -129,8 +196,7 @@ class ErrorBank(ErrorSource):
     @override
     def save(self, key: int, prompts: Sequence[Prompt], errors: NDArray[np.float32]) -> None:
         known, _ = self._stored(key, prompts)  # others may have stored some meanwhile; `load` has named any damage
-        path, data = self._entry(key, prompts), np.where(np.isnan(errors), known, errors).astype("<f4").tobytes()
-        write_whole(path, _hash(self.path.name + path.name, data) + data)
+        write_entry(self._entry(key, prompts), np.where(np.isnan(errors), known, errors))
 
     def errors(
         self, images: object, loss: str = "l2", n_trials: int | None = None, desc: str | None = "images"

@@ -22,7 +22,8 @@ __all__ = ["build_parser", "main"]
 
 COMMANDS = {
     "classify": "say what is on images",
-    "evaluate": "accuracy on a folder with one sub-folder of images per class",
+    "evaluate": "accuracy on a folder with one sub-folder of images per class, or on a data set",
+    "bank": "show, merge or verify banks of errors",
     "baseline": "accuracy of CLIP, synthetic data or features on such a folder",
     "reproduce": "run the notebooks",
     "report": "build the HTML report of a run",
@@ -32,7 +33,7 @@ COMMANDS = {
     "measure": "measure an embedded model for its card",
     "score": "store what the models of an experiment answer",
     "calibrate": "choose the race's threshold for an embedded model",
-    "bench": "time the evaluator and the race against the plain loop",
+    "bench": "time the evaluator and the race against the plain loop; what a fleet of GPUs costs",
 }
 """Command -> what it is for. Its module, diffclf.commands.COMMAND, has add_arguments(parser) and run(args)."""
 
