@@ -1,6 +1,7 @@
 """`diffclf bench`: how much faster the evaluator and the race are than the paper's loop, measured in one run.
 
-Notebook 14_racing says how accurate they are.
+Notebook 14_racing says how accurate they are. `--workers N` measures N worker processes against one instead, and
+`--fleet` simulates what ImageNet costs on many GPUs (docs/scale.md).
 """
 
 import argparse
@@ -11,8 +12,10 @@ from typing import Any
 
 import torch
 
+from diffclf.bench.fleet import PAPER_RATE, fleet_tables
 from diffclf.bench.throughput import measure_overhead, measure_throughput, time_races
-from diffclf.commands.options import count
+from diffclf.bench.workers import measure_workers
+from diffclf.commands.options import count, positive
 from diffclf.datasets import load_dataset
 from diffclf.models import load_model
 from diffclf.models.protocol import DiffusionModel
@@ -39,11 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", type=count, default=16, help="test images a race is timed on (default %(default)s)")
     add("--only-overhead", action="store_true", help="the evaluator over the bare network, no more")
     add("--no-compile", action="store_true", help="leave the compiled network out: a minute less")
+    add("--workers", type=count, metavar="N", help="N worker processes against one, no more")
+    add("--fleet", action="store_true", help="simulate ImageNet on 1, 8 and 1000 GPUs, no more")
+    rate = "evaluations per second of a GPU, for --fleet (default: the paper's, about %(default)g on an RTX 3090)"
+    add("--rate", type=positive, default=PAPER_RATE, metavar="R", help=rate)
     add("--json", action="store_true", help="print the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print the results."""
+    if args.fleet:
+        return _show(fleet_tables(args.rate), args.json)
+    if args.workers is not None:
+        return _show({"workers": measure_workers(args.model, args.workers, args.rounds)}, args.json)
     model = load_model(args.model, device=args.device)
     found = {"overhead": measure_overhead(model, args.pairs, args.batch_size)}
     if not args.only_overhead:
@@ -51,8 +62,13 @@ def run(args: argparse.Namespace) -> int:
     cuda = model.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(model.device) if cuda else getrusage(RUSAGE_SELF).ru_maxrss * 1024
     found["memory"] = {str(model.device): {"peak, GB": peak / 1e9, "CPU threads": torch.get_num_threads()}}
+    return _show(found, args.json)
+
+
+def _show(found: dict[str, dict[str, dict[str, Any]]], as_json: bool) -> int:
+    """Print tables by name, and return the exit status."""
     tables = (f"{name}\n{_table(rows)}\n" for name, rows in found.items())
-    print(json.dumps(found, indent=1, default=asdict) if args.json else "\n".join(tables))
+    print(json.dumps(found, indent=1, default=asdict) if as_json else "\n".join(tables))
     return 0
 
 

@@ -1,0 +1,56 @@
+"""How much faster several worker processes fill a bank than one, with one thread each."""
+
+import os
+import tempfile
+import time
+
+import numpy as np
+
+from diffclf.bank import ErrorBank
+from diffclf.bench.clock import Comparison
+from diffclf.datasets import load_dataset
+from diffclf.engines import Job, fill, make_workers
+from diffclf.images import list_images
+from diffclf.models import load_model
+from diffclf.pruning import Exhaustive
+
+__all__ = ["measure_workers"]
+
+BLOCKS = 8  # a worker
+
+
+def measure_workers(name: str, n: int, n_rounds: int = 5, engine: str = "local") -> Comparison:
+    """Return seconds per denoiser evaluation of one worker and of n, each filling banks of its own in turn.
+
+    The clock starts when all workers have loaded the model `name`. The speed-up is that of a round, as in
+    `diffclf.bench.clock.compare`; a machine on which something else runs gives less than the cores allow.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
+    model = load_model(name, device="cpu")
+    strategy, data = Exhaustive(8), load_dataset("mini-items", n_images=BLOCKS * n * 4)
+    options = {"seed": 0, "losses": ("l2",), "batch_size": None}
+    load = {"name_or_path": name, "device": "cpu", "dtype": "float32"}
+    seconds: dict[int, list[float]] = {1: [], n: []}
+    for _ in range(n_rounds):
+        for n_workers in seconds:
+            with tempfile.TemporaryDirectory() as folder:
+                bank = ErrorBank(folder, model, data.prompts_for(model), strategy.trial_list(), **options)
+                job = Job(load, bank.path.resolve(), bank.prompts, strategy, options)
+                workers, ready = make_workers(job, engine, n_workers), []
+                workers.start(n_workers)
+                while len(ready) < n_workers:
+                    ready += [worker for worker, _ in workers.wait()]
+                began = time.perf_counter()
+                done = list(fill(workers, list_images(data.images), 4, ready))
+                seconds[n_workers].append((time.perf_counter() - began) / sum(each.n_evaluations for each in done))
+    found = {}
+    for n_workers, own in seconds.items():
+        ratios = np.array(seconds[1]) / own
+        measures = {
+            "seconds": np.median(own),
+            "speedup": np.median(ratios),
+            "least": min(ratios),
+            "largest": max(ratios),
+        }
+        found[f"{n_workers} workers"] = {name: float(value) for name, value in measures.items()}
+    return found
