@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-import sys
 import types
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,8 +12,6 @@ from diffclf.baselines.nearest_mean import learn_nearest_mean
 from diffclf.datasets import ImageSet, load_dataset
 from diffclf.datasets.embedded import CAPTION_SETS, CLASS_SETS, ITEM_SETS, PAIR_SETS
 from diffclf.datasets.folder import ClassFolder, unreadable
-from diffclf.datasets.hub import HUB
-from diffclf.datasets.imagenet import IMAGENET_A, OBJECTNET
 from diffclf.datasets.photos import load_photos
 from diffclf.datasets.world import COLOURS, HELD_OUT, ITEMS, OPPOSITE, held_out_mask
 from diffclf.images import load_images, to_pixels
@@ -256,138 +252,6 @@ def test_bad_folders_are_refused(tmp_path):
         load_dataset(str(make_folder(tmp_path / "one", a=2)))
     with pytest.raises(ValueError, match="'a b'"):
         load_dataset(str(make_folder(tmp_path / "same", a_b=1, **{"a b": 1})))
-
-
-class Table(dict):
-    """What the package `datasets` returns, as far as it is used; classes in turn, images are named by their class."""
-
-    def __init__(self, n, names, n_classes=37, image="image", label="label"):
-        labels = [i % n_classes for i in range(n)]
-        super().__init__({image: [f"image of {i}" for i in labels], label: labels})
-        self.features = {image: None, label: types.SimpleNamespace(names=names)}
-
-    def __len__(self):
-        raise AssertionError("the number of columns")
-
-    def select(self, order):
-        return {name: [column[i] for i in order] for name, column in self.items()}
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A stand-in of the package `datasets`, which is mocked to give a table."""
-    module = mock.Mock()
-    module.exceptions.DatasetNotFoundError = KeyError
-    monkeypatch.setitem(sys.modules, "datasets", module)
-    return module.load_dataset
-
-
-@pytest.mark.parametrize(("split", "hub_split", "n"), [("test", "test", 3669), ("tune", "train", 3680)])
-def test_pets_of_the_hub(hub, split, hub_split, n):
-    hub.return_value = Table(n, [f"maine_coon_{i}" for i in range(37)])
-    images = load_dataset("pets", split, n_images=74)
-    hub.assert_called_once_with("timm/oxford-iiit-pet", split=hub_split)
-    assert images.classnames[3] == "maine coon 3"
-    assert images.prompts["maine coon 3"] == "a photo of a maine coon 3, a type of pet"
-    assert np.bincount(images.labels).tolist() == [2] * 37
-    assert images.images == [f"image of {label}" for label in images.labels]
-
-
-@pytest.mark.parametrize(
-    ("name", "repo", "column", "prompt"),
-    [
-        ("food101", "ethz/food101", "image", "a photo of kind 3, a type of food"),
-        ("cifar10", "uoft-cs/cifar10", "img", "a photo of a kind 3"),
-        ("flowers", "dpdl-benchmark/oxford_flowers102", "image", "a photo of a kind 3, a type of flower"),
-        ("stl10", "tanganke/stl10", "image", "a photo of a kind 3"),
-    ],
-)
-def test_other_sets_of_table_1(hub, name, repo, column, prompt):
-    source = HUB[name]
-    split, n = source.splits["test"]
-    hub.return_value = Table(n, [f"kind_{i}" for i in range(source.n_classes)], source.n_classes, column)
-    images = load_dataset(name, n_images=2 * source.n_classes)
-    hub.assert_called_once_with(repo, split=split)
-    assert images.prompts["kind 3"] == prompt and (np.bincount(images.labels) == 2).all()
-
-
-@pytest.fixture
-def names_file(tmp_path, monkeypatch):
-    """Write the class names that a repository of the hub lists in a file; returns what was asked of the hub."""
-    asked, file = [], tmp_path / "classnames.txt"
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: asked.append((*a, k)) or str(file))
-    return asked, file
-
-
-def test_the_two_parts_of_imagenet_are_halves_of_its_validation_images(hub):
-    names = [f"class {i}" for i in range(1000)]
-    names[134] = names[517] = "crane"
-    hub.return_value = Table(50_000, names, 1000)
-    parts = [load_dataset("imagenet", split) for split in ("tune", "test")]
-    chosen = {"data_files": {"validation": "data/validation-*"}, "verification_mode": "no_checks"}
-    hub.assert_called_with("ILSVRC/imagenet-1k", split="validation", **chosen)
-    assert sorted(np.concatenate([part.groups for part in parts]).tolist()) == list(range(50_000))
-    for part in parts:
-        assert (np.bincount(part.labels) == 25).all() and part.indices == tuple(range(1000))
-        assert part.images[:3] == [f"image of {label}" for label in part.labels[:3]]
-        assert (part.classnames[134], part.classnames[517]) == ("crane (134)", "crane (517)")
-        assert len(part.prompts) == 1000
-    assert set(load_dataset("imagenet", "tune", seed=1).groups) == set(parts[0].groups)
-
-
-def test_class_names_in_a_file_and_indices_of_imagenet(hub, names_file):
-    asked, file = names_file
-    file.write_text("\n".join(f"name_{i}" for i in range(200)) + "\n")
-    hub.return_value = Table(7500, None, 200, "jpg", "cls")
-    data = load_dataset("imagenet-a", n_images=400)
-    assert asked == [("clip-benchmark/wds_imagenet-a", "classnames.txt", {"repo_type": "dataset"})]
-    assert data.classnames[7] == "name 7" and data.prompts["name 7"] == "a photo of a name 7"
-    assert np.bincount(data.labels).tolist() == [2] * 200
-    labels = [f"label {i}" for i in range(1000)]
-    assert data.positions(labels) == data.prompts_for(types.SimpleNamespace(labels=labels)) == list(IMAGENET_A)
-    with pytest.raises(ValueError, match="network for imagenet-a must have ImageNet's 1000 labels, got 10"):
-        data.positions(labels[:10])
-
-
-def test_classes_of_objectnet_that_are_several_of_imagenet_are_left_out(hub, names_file):
-    names_file[1].write_text("\n".join(f"name {i}" for i in range(113)))
-    hub.return_value = Table(18_574, None, 113, "png", "cls")
-    data = load_dataset("objectnet")
-    kept = [i for i, index in enumerate(OBJECTNET) if index is not None]
-    assert data.classnames == tuple(f"name {i}" for i in kept) and len(kept) == len(set(data.indices)) == 104
-    assert data.images == [f"image of {kept[label]}" for label in data.labels]
-    assert data.indices[:2] == (414, 954) and len(data) == sum(i % 113 in kept for i in range(18_574))
-    with pytest.raises(ValueError, match=r"split of 'objectnet' must be one of \['test'\], got 'tune'"):
-        load_dataset("objectnet", "tune")
-
-
-def test_other_columns_and_labels_are_said_clearly(hub, names_file):
-    names_file[1].write_text("\n".join(map(str, range(200))))
-    hub.return_value = Table(7500, None, 200, "webp", "cls")
-    with pytest.raises(ValueError, match=r"must have columns jpg and cls, got \['webp', 'cls'\]"):
-        load_dataset("imagenet-a")
-    hub.return_value = Table(7500, None, 1000, "jpg", "cls")
-    with pytest.raises(ValueError, match="must be 0 to 199, each of them at least once, got 0 to 999, 1000 different"):
-        load_dataset("imagenet-a")
-
-
-def test_the_indices_of_imagenet():
-    """Classes that are known by name: stingray, scorpion, corn; backpack, banana, beer bottle, wok."""
-    assert len(IMAGENET_A) == 200 and IMAGENET_A == tuple(sorted(set(IMAGENET_A)))
-    assert {6, 71, 987} <= set(IMAGENET_A) and len(OBJECTNET) == 113
-    assert (OBJECTNET[1], OBJECTNET[2], OBJECTNET[5], OBJECTNET[112]) == (414, 954, 440, 909)
-
-
-def test_other_content_no_network_and_no_package_are_said_clearly(hub, monkeypatch):
-    hub.return_value = Table(3669, ["cat"] * 36)
-    with pytest.raises(ValueError, match="must hold 3669 images of 37 classes, got 3669 of 36"):
-        load_dataset("pets")
-    hub.side_effect = OSError("offline mode is enabled")
-    with pytest.raises(ConnectionError, match=r"'pets' \(timm/oxford-iiit-pet, CC-BY-SA-4.0\) could not be loaded"):
-        load_dataset("pets")
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ModuleNotFoundError, match="needs the package `datasets`"):
-        load_dataset("pets")
 
 
 def test_the_nearest_mean_wins_and_its_distance_is_zero():

@@ -267,7 +267,7 @@ def test_cost_names_downloads_and_takes_local_folders(folder, budgets, tmp_path)
     write_notebook(folder, "01_one", ["x = 1"], settings=settings, parameters=parameters)
     line = cost_report(plan("mini"), rate=lambda name: 10.0).splitlines()[1]
     assert "not measured: model not here" in line
-    assert "nobody/no-model (about 5.2 GB), pets (timm/oxford-iiit-pet, CC-BY-SA-4.0)" in line
+    assert "nobody/no-model (about 5.2 GB), pets (about 0.4 GB, timm/oxford-iiit-pet, CC-BY-SA-4.0)" in line
     (job,) = plan("mini", parameters={"model": str(tmp_path), "dataset": str(tmp_path)})
     assert job.settings["model"] == job.settings["dataset"] == str(tmp_path)
     assert cost_report([job], rate=lambda name: 10.0).splitlines()[1].endswith("none")

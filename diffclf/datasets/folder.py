@@ -13,7 +13,7 @@ from diffclf.datasets.imageset import ImageSet, n_taken
 from diffclf.images import ImageLike, load_image
 from diffclf.prompts import prompts_from_labels
 
-__all__ = ["ClassFolder", "FolderImage", "balanced_order", "halves", "load_folder", "shown", "unreadable"]
+__all__ = ["ClassFolder", "FolderImage", "balanced", "balanced_order", "halves", "load_folder", "shown", "unreadable"]
 
 
 LEFTOVERS = ("__MACOSX", "Thumbs", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
@@ -128,24 +128,30 @@ def unreadable(images: Iterable[tuple[ImageLike, str]]) -> dict[int, str]:
     return reasons
 
 
-def _rank(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return (n,) how many images of its class come before each image in an order."""
+def _rank(labels: np.ndarray) -> np.ndarray:
+    """Return (n,) how many images of its class come before each image."""
     rank = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
-        rank[order[labels[order] == label]] = np.arange((labels == label).sum())
+        rank[labels == label] = np.arange((labels == label).sum())
     return rank
+
+
+def balanced(labels: np.ndarray) -> np.ndarray:
+    """Return an order of the images (n,), first images of a class first, with the classes nearly equal in a prefix."""
+    return np.argsort(_rank(labels), kind="stable")
 
 
 def balanced_order(labels: np.ndarray, seed: int) -> np.ndarray:
     """Return a random order of the images (n,) in which every prefix has the classes in nearly equal numbers."""
     shuffled = np.random.default_rng([seed, 6]).permutation(len(labels))
-    return shuffled[np.argsort(_rank(labels, shuffled)[shuffled], kind="stable")]
+    return shuffled[balanced(labels[shuffled])]
 
 
 def halves(labels: np.ndarray) -> dict[str, np.ndarray]:
     """Return the positions of the tune and the test half of each class, always the same; test has the odd image."""
     shuffled = np.random.default_rng(8).permutation(len(labels))
-    odd = _rank(labels, shuffled) % 2 == 1
+    odd = np.empty(len(labels), dtype=bool)
+    odd[shuffled] = _rank(labels[shuffled]) % 2 == 1
     return {"tune": np.flatnonzero(odd), "test": np.flatnonzero(~odd)}
 
 

@@ -44,6 +44,7 @@ class ImageSet:
         captions: n lists of captions, all of the same length; None: the images share the classes' prompts.
         indices: index of each class among the thousand of ImageNet; None: networks know the classes by name.
         tree: label tree, prompt of an inner node -> the class names below it; empty where the classes have none.
+        source: repository and commit of a data set of the hub, "owner/name@commit"; "" for others.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ImageSet:
     captions: list[list[str]] | None = None
     indices: tuple[int, ...] | None = None
     tree: dict[str, list[str]] = field(default_factory=dict)
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)

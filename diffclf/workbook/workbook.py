@@ -47,6 +47,7 @@ class Workbook:
         self._claims = claims.read_claims(notebook)
         self._judged: dict[str, dict[str, Any]] = {}
         self._metrics: dict[str, Any] = {}
+        self._sources: dict[str, str] = {}
         self._models: dict[str, DiffusionModel] = {value.name: value for value in loaded.values()}
         self._started = time.monotonic()
         results.forget(self.folder, notebook)
@@ -74,7 +75,10 @@ class Workbook:
     def dataset(self, split: str = "", name: str = "", n_images: int = 0) -> ImageSet:
         """Return the first n_images of a split; "" and 0 mean the settings' values."""
         n_images = n_images or self.settings["n_images"]
-        return load_dataset(name or self.settings["dataset"], split=split or self.settings["split"], n_images=n_images)
+        data = load_dataset(name or self.settings["dataset"], split=split or self.settings["split"], n_images=n_images)
+        if data.source:
+            self._sources[data.name] = data.source
+        return data
 
     def bank(self, model: DiffusionModel, prompts: Sequence[Any], trials: TrialList, **options: object) -> ErrorBank:
         """Return the error bank that all notebooks and profiles share, with this run's seed; see `ErrorBank`."""
@@ -139,11 +143,13 @@ class Workbook:
         if model:
             model["dtype"] = model["dtype"].removeprefix("torch.")
         facts = {"environment": environment, "settings": dict(self.settings), "seed": self.seed, "model": model}
+        facts |= {"data": self._sources} if self._sources else {}
         self.record("provenance", facts)
         shown = {
             "Profile": self.profile,
             "Settings": ", ".join(f"{name} = {value}" for name, value in self.settings.items()),
             "Model": "{name}, weights {fingerprint}, {dtype} on {device}".format(**model) if model else "none",
+            **({"Data": ", ".join(self._sources.values())} if self._sources else {}),
             **provenance.describe(environment),
             "Wall time": provenance.duration(time.monotonic() - self._started),
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from diffclf.datasets.hub import HUB
+from diffclf.datasets.hub import HUB, lacking
 from diffclf.models import load_model
 from diffclf.models.batch_size import measure_rate
 from diffclf.paths import embedded_models
@@ -50,8 +50,9 @@ def _local(kind: str, name: str) -> str | None:
     repository, _, revision = name.partition("@")
     if name.startswith("mini-") or Path(name).is_dir() or repository in embedded_models("*.json"):
         return name
+    if name in HUB:
+        return None if lacking(name) else name
     try:
-        repository = HUB[name].repo if name in HUB else repository
         return snapshot_download(repository, repo_type=kind, revision=revision or None, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
@@ -76,7 +77,7 @@ def downloads(job: Job) -> dict[str, str]:
     found = {}
     for kind, name in _names(job):
         if _local(kind, name) is None:
-            size = job.settings.get("download_gb", {}).get(name)
+            size = HUB[name].download_gb if name in HUB else job.settings.get("download_gb", {}).get(name)
             facts = [f"about {size} GB"] if size else []
             facts += [HUB[name].repo, HUB[name].licence] if name in HUB else []
             found[name] = f"{name} ({', '.join(facts)})" if facts else name
