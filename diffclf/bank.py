@@ -216,7 +216,8 @@ class ErrorBank(ErrorSource):
 
         if self.per_image:
             raise ValueError("a table needs prompts that all images share, got one list per image")
-        keys = [image_key(to_pixels(load_image(*item), self.model.image_size)) for item in list_images(images)]
+        how = self.model.image_size, self.model.halves_large_images
+        keys = [image_key(to_pixels(load_image(*item), *how)) for item in list_images(images)]
         coords = {
             "image": np.array(keys, dtype=np.uint64),
             "prompt": self.prompts,

@@ -1,9 +1,10 @@
 """Images in any usual form -> RGB pictures -> the square of pixels in [-1, 1] that a model takes.
 
 Preprocessing is that of the paper: short side to the model's size (bicubic, antialiased), centre crop, x / 127.5 - 1.
+For DiT, images are first halved by averaging as long as the short side is twice the size or more.
 
-Source: Li et al. 2023, Appendix (implementation details); rounding of the long side and of the crop as torchvision's
-Resize and CenterCrop have it.
+Sources: Li et al. 2023, appendix F (implementation details) and the released code; rounding of the long side and of the
+crop as torchvision's Resize and CenterCrop have it, for DiT as in Dhariwal & Nichol 2021, arXiv 2105.05233.
 """
 
 import io
@@ -110,8 +111,10 @@ def load_image(item: ImageLike, name: str) -> Image.Image:
     raise ImageError(f"{name} must be {_ACCEPTED}, got {type(item).__name__}")
 
 
-def to_pixels(image: Image.Image, size: int) -> torch.Tensor:
+def to_pixels(image: Image.Image, size: int, halve: bool = False) -> torch.Tensor:
     """Return the centre square of an RGB image, `size` pixels a side, as float32 (3, size, size) in [-1, 1].
+
+    `halve`: halve the image by averaging 2 x 2 pixels while its short side is 2 size or more, then go on; DiT's way.
 
     An image that is `size` x `size` already passes through unchanged. A strip longer than 16 times its width is first
     cut to its central part: what is cut off lies outside the square anyway, but scaled up it could fill the memory.
@@ -121,16 +124,21 @@ def to_pixels(image: Image.Image, size: int) -> torch.Tensor:
     short = min(image.size)
     if max(image.size) > _LONGEST * short:
         image = _central(image, min(image.width, _LONGEST * short), min(image.height, _LONGEST * short))
+    while halve and short >= 2 * size:
+        image = image.resize([side // 2 for side in image.size], Image.Resampling.BOX)
+        short = min(image.size)
     if short != size:
-        scaled = [int(size * side / short) for side in image.size]  # truncated, as torchvision's Resize has it
+        # torchvision's Resize truncates; for DiT sides are rounded
+        scaled = [round(side * (size / short)) if halve else int(size * side / short) for side in image.size]
         image = image.resize(scaled, Image.Resampling.BICUBIC)
-    values = torch.from_numpy(np.array(_central(image, size, size), dtype=np.float32))
+    values = torch.from_numpy(np.array(_central(image, size, size, halve), dtype=np.float32))
     return (values / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
-def _central(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Return the central part; a half pixel rounds to even, as in torchvision's CenterCrop."""
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+def _central(image: Image.Image, width: int, height: int, down: bool = False) -> Image.Image:
+    """Return the central part; a half pixel rounds to even, as in torchvision's CenterCrop, or down."""
+    left, top = ((have - want) / 2 for have, want in zip(image.size, (width, height), strict=True))
+    left, top = (int(left), int(top)) if down else (round(left), round(top))
     return image.crop((left, top, left + width, top + height))
 
 

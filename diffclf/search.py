@@ -106,7 +106,8 @@ class _ImageSearch:
 
     def __init__(self, source: ErrorSource, strategy: Strategy, loss: str, position: int, item: tuple) -> None:
         self.source, self.loss, self.position, self.name = source, loss, position, item[1]
-        self.pixels, self.x0 = to_pixels(load_image(*item), source.model.image_size), None
+        model = source.model
+        self.pixels, self.x0 = to_pixels(load_image(*item), model.image_size, model.halves_large_images), None
         self.key = image_key(self.pixels)
         self.prompts, self.trials = source.prompts_of(position), source.trials_of(self.key)
         self.strategy, self.stored = strategy.for_image(self.pixels), source.load(self.key, self.prompts)

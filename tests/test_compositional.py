@@ -6,9 +6,12 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from hub_cache import put
+from huggingface_hub import constants
 from PIL import Image
 
-from diffclf.datasets.compositional import TAGS, load_examples
+from diffclf.datasets import download
+from diffclf.datasets.compositional import REVISION, TAGS, WINOGROUND, load_examples
 from diffclf.datasets.photos import load_photos
 from diffclf.datasets.world import COLOURS, HELD_OUT, ITEMS, LAYOUTS, make_scenes, render
 
@@ -171,22 +174,17 @@ def test_an_image_that_is_missing_is_named(tmp_path):
         load_examples(str(folder))
 
 
-def test_winoground_is_downloaded_at_one_revision(tmp_path, monkeypatch):
-    folder, asked = save_winoground(tmp_path / "winoground"), []
-
-    def download(repository, file, **options):
-        asked.append((repository, file, options))
-        return str(folder / file)
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    assert load_examples("facebook/winoground", n=1).name == "facebook/winoground"
-    assert [file for _, file, _ in asked] == ["data/examples.jsonl", "data/images.zip"]
-    assert {repository for repository, _, _ in asked} == {"facebook/winoground"}
-    assert all(re.fullmatch("[0-9a-f]{40}", options["revision"]) for _, _, options in asked)
-
-    def refuse(*arguments, **options):
-        raise OSError("403: gated")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    with pytest.raises(ConnectionError, match="403: gated. Accept its terms"):
-        load_examples("facebook/winoground")
+def test_winoground_is_read_from_the_cache_at_one_revision(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(download, "get_token", lambda: None)
+    with pytest.raises(ConnectionError, match=r"winoground, research only, cannot be had: its terms must be accepted"):
+        load_examples(WINOGROUND)
+    place = save_winoground(tmp_path / "winoground")
+    files = {name: (place / name).read_bytes() for name in ("data/examples.jsonl", "data/images.zip")}
+    put(tmp_path / "hub", WINOGROUND, files, REVISION)
+    examples = load_examples(WINOGROUND, n=1)
+    assert examples.name == WINOGROUND and examples.images[1].size == (20, 24)
+    put(tmp_path / "other", WINOGROUND, {"README.md": b""}, REVISION)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "other"))
+    with pytest.raises(ConnectionError, match=f"data/examples.jsonl: .*accept the terms .* --revision {REVISION}"):
+        load_examples(WINOGROUND)

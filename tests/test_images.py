@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from diffclf.images import ImageError, list_images, load_images, to_pixels
+from diffclf.search import ErrorSource, compute_errors
+from diffclf.trials import TrialList
 
 
 def noise_image(width, height, seed=0):
@@ -295,3 +297,49 @@ def test_a_long_strip_costs_no_memory():
     long = noise_image(8, 8 * 17)  # cut where it does not show
     whole = long.resize((16, 16 * 17), Image.Resampling.BICUBIC).crop((0, 8 * 16, 16, 9 * 16))
     assert torch.equal(to_pixels(long, 16), to_pixels(whole, 16))
+
+
+def cubic(values, size):
+    """Return (h, w, 3) resampled along its first axis to whole numbers: Keys' cubic, a = -0.5, widened by the scale."""
+    scale = len(values) / size
+    widened, rows = max(scale, 1), []
+    for centre in (np.arange(size) + 0.5) * scale:
+        low, high = max(0, int(centre - 2 * widened + 0.5)), min(len(values), int(centre + 2 * widened + 0.5))
+        x = abs((np.arange(low, high) + 0.5 - centre) / widened)
+        weights = np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
+        rows.append(np.tensordot(weights / weights.sum(), values[low:high], 1))
+    return np.clip(np.rint(rows), 0, 255)
+
+
+def halved(values):
+    """Return (h, w, 3) with pairs of columns, then pairs of rows averaged, each rounded half up."""
+    height, width = values.shape[:2]
+    columns = np.floor(values.reshape(height, width // 2, 2, 3).mean(axis=2) + 0.5)
+    return np.floor(columns.reshape(height // 2, 2, width // 2, 3).mean(axis=1) + 0.5)
+
+
+@pytest.mark.parametrize("halve", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(37, 50), (50, 37), (20, 31), (63, 97), (140, 132), (68, 200)])
+def test_pixels_are_the_papers_arithmetic(height, width, halve):
+    """Short side to 32 by an antialiased cubic, centre crop, [-1, 1]; DiT: halved by averaging first, rounded down."""
+    values = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    own = values.astype(float)
+    while halve and min(own.shape[:2]) >= 64:
+        own = halved(own)
+    short = min(own.shape[:2])
+    sides = [round(side * (32 / short)) if halve else int(32 * side / short) for side in own.shape[:2]]
+    own = cubic(cubic(own.swapaxes(0, 1), sides[1]).swapaxes(0, 1), sides[0])
+    top, left = ((side - 32) // 2 if halve else round((side - 32) / 2) for side in sides)
+    expected = own[top : top + 32, left : left + 32].transpose(2, 0, 1) / 127.5 - 1
+    difference = np.abs(to_pixels(Image.fromarray(values), 32, halve).numpy() - expected)
+    assert difference.max() < 1.01 / 127.5 and difference.mean() < 0.02 / 127.5  # Pillow's weights have 22 bits
+
+
+def test_the_dit_takes_halved_images_and_stable_diffusion_does_not(tiny_dit, tiny_sd):
+    assert tiny_dit.halves_large_images and not tiny_sd.halves_large_images
+    values = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    small = halved(values)[:, 8:40].astype(np.uint8)  # what a DiT for 32 x 32 pixels sees of these
+    for model, prompts in ((tiny_dit, [0, 1]), (tiny_sd, ["a cat", "a dog"])):
+        source = ErrorSource(model, prompts, TrialList([500]))
+        one, other = (compute_errors(source, [image]) for image in (values, small))
+        assert np.array_equal(one, other) == model.halves_large_images

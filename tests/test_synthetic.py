@@ -14,7 +14,7 @@ from tiny import save_class_folder, save_tiny_sd
 
 from diffclf.baselines.contrastive import load_contrastive
 from diffclf.baselines.features import load_features
-from diffclf.baselines.fitting import Fit
+from diffclf.baselines.fitting import Fit, usual_fit
 from diffclf.baselines.supervised import load_supervised
 from diffclf.baselines.synthetic import augment, build_processor, build_resnet, sample_images, train_on_images
 from diffclf.commands.main import main
@@ -216,3 +216,10 @@ def test_samples_of_another_model_are_not_taken_for_this_models(folder, tiny_sd_
     first, second = (tmp_path / "out" / "samples").iterdir()
     drawn = [[np.load(path) for path in sorted(place.glob("*.npy"))] for place in (first, second)]
     assert len(drawn[0]) == len(drawn[1]) > 0 and not np.array_equal(drawn[0][0], drawn[1][0])
+
+
+def test_large_images_get_the_papers_settings():
+    """Appendix F.4: batches of 256, AdamW, 0.1 with a cosine decay, 1e-4, a tenth held out; features 16 and 1e-4."""
+    assert usual_fit("synthetic", 512, 90) == Fit(90, 256, 0.1, 1e-4, 0.1)
+    assert usual_fit("features", 512, 7)[:3] == (7, 16, 1e-4)
+    assert usual_fit("features", 32, 30) == usual_fit("synthetic", 64, 30) == Fit(30)

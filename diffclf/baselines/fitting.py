@@ -10,7 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from diffclf.progress import progress
 
-__all__ = ["Epoch", "Fit", "fit"]
+__all__ = ["SMALL", "Epoch", "Fit", "fit", "usual_fit"]
+
+SMALL = 64
+"""Images of more pixels a side get the paper's networks and settings."""
 
 
 class Epoch(NamedTuple):
@@ -29,6 +32,18 @@ class Fit(NamedTuple):
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     share_held_out: float = 0.1
+
+
+PAPER = {
+    "synthetic": Fit(batch_size=256, learning_rate=0.1, weight_decay=1e-4),
+    "features": Fit(batch_size=16, learning_rate=1e-4),
+}
+"""How the paper trains the networks of its baselines, where it says so (Li et al. 2023, appendix F.4)."""
+
+
+def usual_fit(baseline: str, image_size: int, n_epochs: int) -> Fit:
+    """Return how the network of "synthetic" or "features" is trained: as in the paper, unless images are small."""
+    return (PAPER[baseline] if image_size > SMALL else Fit())._replace(n_epochs=n_epochs)
 
 
 def fit(

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetForImageClassification
 
-from diffclf.baselines.fitting import Epoch, Fit, fit
+from diffclf.baselines.fitting import SMALL, Epoch, Fit, fit
 from diffclf.files import write_whole
 from diffclf.progress import progress
 
@@ -87,7 +87,7 @@ def small_resnet(widths: Sequence[int], classnames: Sequence[str], depth: int = 
 
 def build_resnet(classnames: Sequence[str], image_size: int) -> ResNetForImageClassification:
     """Return an untrained network: three stages of one basic block for images of up to 64 pixels, else a ResNet-50."""
-    if image_size > 64:
+    if image_size > SMALL:
         return ResNetForImageClassification(ResNetConfig(**_labels(classnames)))
     return small_resnet((16, 32, 64), classnames)
 

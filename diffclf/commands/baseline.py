@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from diffclf.baselines.contrastive import load_contrastive
 from diffclf.baselines.features import FeatureClassifier, Head, mid_features, save_head
-from diffclf.baselines.fitting import Fit, fit
+from diffclf.baselines.fitting import fit, usual_fit
 from diffclf.baselines.supervised import SupervisedClassifier
 from diffclf.baselines.synthetic import build_processor, build_resnet, sample_images, train_on_images
 from diffclf.commands.options import count, first_reasons, positive
@@ -148,7 +148,7 @@ def _train_on_samples(args: argparse.Namespace, model: StableDiffusionModel, dat
     folder = None if args.out is None else args.out / "samples" / model.fingerprint
     images, labels = sample_images(model.pipeline, list(data.prompts.values()), args.samples, **options, folder=folder)
     network = build_resnet(data.classnames, model.image_size).to(model.device)
-    train_on_images(network, images, labels, Fit(n_epochs=args.epochs), args.seed)
+    train_on_images(network, images, labels, usual_fit(args.name, model.image_size, args.epochs), args.seed)
     processor = build_processor(model.image_size)
     if args.out is not None:
         with quiet():
@@ -161,7 +161,7 @@ def _train_on_features(args: argparse.Namespace, model: DiffusionModel, train: I
     paths = progress(train.images, desc="features", unit="image")
     features = mid_features(model, (to_pixels(load_image(path, str(path)), model.image_size) for path in paths))
     head = Head(features.shape[1], len(train.classnames)).to(model.device)
-    how = Fit(n_epochs=args.epochs)
+    how = usual_fit(args.name, model.image_size, args.epochs)
     fit(head, features, torch.from_numpy(train.labels), lambda part, _: part, how=how, seed=args.seed)
     if args.out is not None:
         save_head(head, train.classnames, model, args.out)

@@ -27,6 +27,7 @@ COMMANDS = {
     "baseline": "accuracy of CLIP, synthetic data or features on such a folder",
     "reproduce": "run the notebooks",
     "report": "build the HTML report of a run",
+    "doctor": "say what the notebooks lack on this machine, and how long they will take",
     "verify": "run the full profile again and compare it with the reference",
     "reference": "keep the results of the full profile as the reference",
     "train": "train an embedded model",

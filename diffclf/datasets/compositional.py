@@ -26,18 +26,19 @@ from PIL import Image
 from typing_extensions import override
 
 from diffclf.datasets import world
+from diffclf.datasets.download import Repository
 from diffclf.datasets.imageset import n_taken
 from diffclf.datasets.photos import load_photos
 from diffclf.datasets.world import LAYOUTS, OPPOSITE, caption_pair
 from diffclf.images import load_image
 
-__all__ = ["MINI", "TAGS", "WINOGROUND", "Examples", "load_examples"]
+__all__ = ["MINI", "REVISION", "TAGS", "WINOGROUND", "Examples", "load_examples"]
 
 TAGS = ("object", "colour", "position", "both")
 """What is swapped between the two captions of an example of the miniature world."""
 MINI, WINOGROUND = "mini-compositional", "facebook/winoground"
 BLOCK = 1000  # scenes are drawn in blocks of this size, so that a smaller set is the beginning of a larger one
-_REVISION = "b400e173549071916ad1b3d449293bc8d8b4b763"
+REVISION = "b400e173549071916ad1b3d449293bc8d8b4b763"
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,16 +176,5 @@ def _files(folder: Path) -> tuple[Path, Path]:
 
 def _download() -> tuple[Path, Path]:
     """Download Winoground's two files, once. Its terms must have been accepted; its images must not be published."""
-    from huggingface_hub import hf_hub_download
-
-    try:
-        options = {"repo_type": "dataset", "revision": _REVISION}
-        first, second = (
-            hf_hub_download(WINOGROUND, file, **options) for file in ("data/examples.jsonl", "data/images.zip")
-        )
-    except OSError as error:
-        raise ConnectionError(
-            f"Winoground ({WINOGROUND}, research only) could not be loaded: {error}. Accept its terms on the hub and "
-            "log in, then go online once; or give a folder with data/examples.jsonl and data/images.zip"
-        ) from error
-    return Path(first), Path(second)
+    repository = Repository(WINOGROUND, REVISION, gated=True, licence="research only")
+    return repository.fetch("data/examples.jsonl"), repository.fetch("data/images.zip")

