@@ -6,7 +6,7 @@ It looks at this machine only: the hub is not asked, and nothing is downloaded.
 import argparse
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{cost_report(jobs, rate, with_downloads=False)}\n")
 
     lacks: dict[Lack, list[str]] = {}
+    sizes = {name: gb for job in working for name, gb in job.settings.get("download_gb", {}).items()}
     for job in jobs:
-        found = [Lack("settings", job.problem, "correct the file")] if job.problem else _lacks(job)
+        found = [Lack("settings", job.problem, "correct the file")] if job.problem else _lacks(job, sizes)
         if not job.problem and (name := job.settings["model"]) in here and isinstance(why := rate(name), str):
             found.append(Lack(name, f"it cannot be measured: {why}", "mend it, or take a machine with more memory"))
         for lack in found:
@@ -81,14 +82,17 @@ def run(args: argparse.Namespace) -> int:
     return 1 if lacks else 0
 
 
-def _lacks(job: "Job") -> list[Lack]:
-    """Return what a notebook names and this machine lacks: models, data sets, files and packages."""
+def _lacks(job: "Job", sizes: Mapping[str, float]) -> list[Lack]:
+    """Return what a notebook names and this machine lacks: models, data sets, files and packages.
+
+    `sizes`: name of a model or data set -> GB to download, where that is known.
+    """
     from diffclf.datasets.compositional import REVISION, WINOGROUND
     from diffclf.datasets.download import terms
     from diffclf.datasets.hub import HUB, lacking
     from diffclf.workbook.run.cost import local_place, named_by
 
-    found, sizes = [], job.settings.get("download_gb", {})
+    found = []
     for kind, name in named_by(job):
         repo, _, revision = (HUB[name].repo if name in HUB else name).partition("@")
         if name in HUB and find_spec("datasets") is None:

@@ -4,7 +4,7 @@ What is asked about a class is in data/prompts/NAME.csv where the project may sh
 set's own name of the class in a template. Both are what the paper used: one prompt per class, by the authors of CLIP.
 
 A large set whose shards each have all classes is taken shard by shard, in an order that the seed determines, until
-there are enough images of every class: 2000 images of ImageNet need about four of its fourteen shards.
+there are enough images of every class: 2000 images of ImageNet need about three of its fourteen shards.
 
 Source: Li et al. 2023, arXiv 2303.16203, section 5 and appendix F; the class names of CLIP's authors, Radford et al.
 2021, arXiv 2103.00020.
@@ -49,14 +49,13 @@ class HubSource(NamedTuple):
         files: files of a split, {} standing for its name.
         indices: index of each class among the thousand of ImageNet. A class with None is left out with its images.
         revision: branch, tag or hash on the hub; None: the newest. `ImageSet.source` records the commit.
-        download_gb: about how much a split's files take.
+        download_gb: about how much the files of the test images take on the hub; None: not known.
     """
 
     repo: str
     splits: dict[str, tuple[str, int]]
     n_classes: int
     licence: str
-    download_gb: float
     template: str = "a photo of a {}."
     gated: bool = False
     image: str = "image"
@@ -65,6 +64,7 @@ class HubSource(NamedTuple):
     files: str = "*{}-*.parquet"
     indices: tuple[int | None, ...] | None = None
     revision: str | None = None
+    download_gb: float | None = None
 
     @property
     def sharded(self) -> bool:
@@ -87,14 +87,12 @@ HUB = {
         splits={"tune": ("train", 75_750), "test": ("validation", 25_250)},
         n_classes=101,
         licence="fair use for research",
-        download_gb=1.3,
     ),
     "cifar10": HubSource(
         "uoft-cs/cifar10",
         splits={"tune": ("train", 50_000), "test": ("test", 10_000)},
         n_classes=10,
         licence="none stated",
-        download_gb=0.1,
         image="img",
     ),
     "aircraft": HubSource(
@@ -102,7 +100,6 @@ HUB = {
         splits={"test": ("test", 3333)},
         n_classes=100,
         licence="non-commercial research",
-        download_gb=1.0,
         image="webp",
         **_TAR,
     ),
@@ -118,7 +115,7 @@ HUB = {
         splits={"tune": ("train", 5000), "test": ("test", 8000)},
         n_classes=10,
         licence="none stated; made of ImageNet",
-        download_gb=0.2,
+        download_gb=0.1,
     ),
     "imagenet": HubSource(  # the names of CLIP's authors; its own are lists of synonyms ("tench, Tinca tinca")
         "ILSVRC/imagenet-1k",
@@ -136,7 +133,6 @@ HUB = {
         splits={"test": ("test", 10_000)},
         n_classes=1000,
         licence="MIT",
-        download_gb=1.3,
         image="webp",
         indices=tuple(range(1000)),
         **_TAR,
@@ -156,7 +152,6 @@ HUB = {
         splits={"test": ("test", 18_574)},
         n_classes=113,
         licence="ObjectNet's terms: never to tune a model",
-        download_gb=20,
         image="png",
         indices=OBJECTNET,
         **_TAR,
@@ -239,7 +234,11 @@ def lacking(name: str) -> str:
     wanted = matching(here, source.files.format(source.splits["test"][0]))
     absent = [file for file in wanted if file not in here]
     if wanted and (not absent or source.sharded and set(wanted[::2]) - set(absent)):
-        return ""
+        owner, _, file = source.names.rpartition("/")
+        place = cached_folder(owner) if owner else folder
+        return (
+            "" if not file or place and (place / file).is_file() else f"its class names ({source.names}) are not here"
+        )
     part = f"{len(absent)} of {len(wanted)} files are" if absent else "it is"
     token = f"; {terms(source.repo)}" if source.gated and get_token() is None else ""
     return f"{part} not in the cache{token}"
