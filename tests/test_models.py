@@ -199,7 +199,7 @@ def test_text_embeddings_equal_the_pipelines(tiny_sd, pipeline, monkeypatch):
     torch.testing.assert_close(states, expected)
     assert states.shape == (4, 16, 16)
     assert (states[0] - states[1]).abs().max() > 0.1
-    monkeypatch.setattr("diffclf.models.stable_diffusion.PROMPTS_AT_ONCE", 3)
+    monkeypatch.setattr("diffclf.models.text.PROMPTS_AT_ONCE", 3)
     torch.testing.assert_close(tiny_sd.encode_prompts(prompts).tensors["hidden_states"], expected)
 
 
