@@ -33,7 +33,8 @@ class DiffusionClassifier:
         prompts: class name -> prompt or list of prompts; a class scores as its best prompt. For a class-conditional
             model None (all its labels), label names or indices.
         pruning: the strategy; None: `Racing()`, with the model's calibrated threshold where it has one.
-        loss: the error that decides: "l2", "l1", "huber", and "vlb" or "l2+vlb" where the variance is learned.
+        loss: the error that decides: "l2", "l1", "huber", "velocity" (of the output itself, for flow models), and "vlb"
+            or "l2+vlb" where the variance is learned.
         batch_size: denoiser evaluations per forward pass; None chooses.
         temperature: of `predict_proba`; 1 is Eq. 6 as printed, `calibrate` fits it.
 
@@ -66,6 +67,7 @@ class DiffusionClassifier:
         _check_types(model, pruning, seed)
         queries, self._classnames = resolve_prompts(prompts, model.labels)
         check_losses([loss], model.learns_variance)
+        known = tuple(each for each in LOSSES if model.learns_variance or "vlb" not in each)
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
         self.strategy_ = (pruning or Racing()).prepare(model, self._classnames)
@@ -81,7 +83,7 @@ class DiffusionClassifier:
             [*queries, *more],
             self.strategy_.trial_list(len(model.schedule)),
             seed=seed,
-            losses=tuple(PLAIN) if loss in PLAIN else LOSSES,
+            losses=tuple(PLAIN) if loss in PLAIN else known,
             batch_size=batch_size,
         )
 

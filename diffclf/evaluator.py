@@ -3,8 +3,12 @@
     x_t = alpha_t x0 + sigma_t eps
     l2 = mean (eps - eps_hat)^2,    l1 = mean |eps - eps_hat|,    huber = mean of Huber's loss with delta 1
 
-each a mean over the latent's elements, all from one forward pass of the network; for a model that learns its
-variance also `vlb`, the single term L_t of the variational bound in bits per dimension, and `l2+vlb`.
+each a mean over the latent's elements, all from one forward pass of the network; `velocity`, the mean squared error of
+the network's output itself, against v or u where it predicts one of these (for a noise prediction the same as l2); for
+a model that learns its variance also `vlb`, the single term L_t of the variational bound in bits per dimension, and
+`l2+vlb`.
+
+For flow matching l2 = alpha_t^2 velocity: as a noise prediction the noisy timesteps have the smaller weight.
 
 Source: Li et al. 2023, arXiv 2303.16203, Eq. 4 and Algorithm 1; losses: Tables 5, 8 and 9.
 """
@@ -26,7 +30,7 @@ from diffclf.trials import Trials
 __all__ = ["LOSSES", "Evaluator", "NonFiniteError", "check_losses"]
 
 PLAIN = {"l2": mse_loss, "l1": l1_loss, "huber": huber_loss}
-LOSSES = (*PLAIN, "vlb", "l2+vlb")
+LOSSES = (*PLAIN, "velocity", "vlb", "l2+vlb")
 
 
 class NonFiniteError(ArithmeticError):
@@ -149,6 +153,9 @@ class Evaluator:
         n_channels = x_t.shape[1]
         eps_hat = self._schedule.predict_eps(output[:, :n_channels], x_t, t)
         terms = {name: loss(eps_hat, eps, reduction="none").flatten(1).mean(1) for name, loss in PLAIN.items()}
+        if "velocity" in self.losses:
+            target = self._schedule.target(clean[rows], eps, t)
+            terms["velocity"] = mse_loss(output[:, :n_channels], target, reduction="none").flatten(1).mean(1)
         if any("vlb" in loss for loss in self.losses):
             terms["vlb"] = variational_terms(clean[rows], x_t, eps_hat, output[:, n_channels:], t, self._schedule)
             terms["l2+vlb"] = terms["l2"] + terms["vlb"]

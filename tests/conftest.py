@@ -47,6 +47,58 @@ def tiny_dit_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_sdxl_folder(tmp_path_factory):
+    """The folder of a tiny random Stable Diffusion XL; copy it before changing a file."""
+    from tiny import save_tiny_sdxl
+
+    return save_tiny_sdxl(tmp_path_factory.mktemp("tiny-sdxl"))
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3_folder(tmp_path_factory):
+    """The folder of a tiny random Stable Diffusion 3 with T5; copy it before changing a file."""
+    from tiny import save_tiny_sd3
+
+    return save_tiny_sd3(tmp_path_factory.mktemp("tiny-sd3"))
+
+
+@pytest.fixture(scope="session")
+def tiny_alpha_folder(tmp_path_factory):
+    """The folder of a tiny random PixArt-alpha that reads sizes; copy it before changing a file."""
+    from tiny import save_tiny_pixart
+
+    return save_tiny_pixart(tmp_path_factory.mktemp("tiny-alpha"))
+
+
+@pytest.fixture(scope="session")
+def tiny_sigma_folder(tmp_path_factory):
+    """The folder of a tiny random PixArt-Sigma; copy it before changing a file."""
+    from tiny import save_tiny_pixart
+
+    return save_tiny_pixart(tmp_path_factory.mktemp("tiny-sigma"), sigma=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(tiny_sdxl_folder):
+    return load_model(tiny_sdxl_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3(tiny_sd3_folder):
+    return load_model(tiny_sd3_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_alpha(tiny_alpha_folder):
+    return load_model(tiny_alpha_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_sigma(tiny_sigma_folder):
+    return load_model(tiny_sigma_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
 def tiny_sd(tiny_sd_folder):
     return load_model(tiny_sd_folder, device="cpu")
 

@@ -129,7 +129,7 @@ def test_labels_of_a_class_conditional_model(tiny_dit):
 @pytest.mark.parametrize("loss", ["vlb", "l2+vlb"])
 def test_variational_losses_decide_where_the_variance_is_learned(tiny_dit, loss):
     table = DiffusionClassifier(tiny_dit, pruning=FEW, loss=loss).errors(IMAGES[0])
-    assert set(table.losses) == {"l2", "l1", "huber", "vlb", "l2+vlb"}
+    assert set(table.losses) == {"l2", "l1", "huber", "velocity", "vlb", "l2+vlb"}
     np.testing.assert_array_equal(table.errors, table.losses[loss])
     np.testing.assert_allclose(table.scores(), -table.losses[loss].mean(1, dtype=np.float64), rtol=1e-6)
 

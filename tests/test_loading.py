@@ -252,7 +252,7 @@ def test_file_or_folder_that_is_no_pipeline(sd_path, tmp_path):
         ("scheduler", ["diffusers", "AutoencoderKL"]),
         ("scheduler", ["diffusers", "Nothing"]),
         ("unet", None),
-        ("_class_name", "StableDiffusionXLPipeline"),
+        ("_class_name", "StableDiffusionXLImg2ImgPipeline"),
         ("_class_name", ["pipeline", "Mine"]),
         ("_class_name", None),
     ],

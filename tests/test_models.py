@@ -45,7 +45,10 @@ def mixture(kind=GaussianMixtureModel, **options):
     return kind(means, [0.05, 0.1, 0.05, 0.2], latent_shape=(3, 2, 2), **options)
 
 
-@pytest.fixture(params=["tiny_sd", "tiny_dit", "gaussian", "flow", "two tensors"])
+FAMILIES = ["tiny_sd", "tiny_dit", "tiny_sdxl", "tiny_sd3", "tiny_alpha", "tiny_sigma"]
+
+
+@pytest.fixture(params=[*FAMILIES, "gaussian", "flow", "two tensors"])
 def model(request):
     if request.param.startswith("tiny"):
         return request.getfixturevalue(request.param)

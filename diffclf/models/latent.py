@@ -98,7 +98,7 @@ def _latent_factors(config: Mapping[str, Any], n_channels: int, name: str) -> tu
 
 
 class LatentDiffusionModel(DiffusionModel):
-    """A network on the latents of an autoencoder: the common part of Stable Diffusion and DiT.
+    """A network on the latents of an autoencoder: the common part of all pipelines of diffusers.
 
     The model takes the pipeline over: networks in evaluation mode and without gradients, autoencoder in float32.
 
@@ -113,12 +113,14 @@ class LatentDiffusionModel(DiffusionModel):
         parts: the parts of the pipeline that are read, and the classes each part may have. A part with weights is read
             with the first class.
         left_out: arguments that make the pipeline do without its other parts.
+        optional: parts that a pipeline may lack, each with the part that is of no use without it.
         index_entries: entries of `model_index.json` that the model's constructor takes.
     """
 
     kind: ClassVar[str]
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
     left_out: ClassVar[Mapping[str, object]] = {}
+    optional: ClassVar[Mapping[str, str]] = {}
     index_entries: ClassVar[tuple[str, ...]] = ()
     labels: tuple[str, ...] | None = None
     stored_calibration: Mapping[str, Any] | None = None
@@ -126,7 +128,7 @@ class LatentDiffusionModel(DiffusionModel):
     def __init__(self, pipeline: Any, network: torch.nn.Module, name: str) -> None:  # noqa: ANN401 (diffusers' type)
         self.name = name
         self.pipeline = pipeline
-        self._alphas_cumprod, self.schedule = noise_schedule(pipeline.scheduler, name)
+        self._table, self.schedule = self.read_schedule(pipeline.scheduler, name, network.config)
         self.vae = pipeline.vae.to(torch.float32).eval().requires_grad_(False)
         self.network = network.eval().requires_grad_(False)
         parameter = next(network.parameters())
@@ -145,6 +147,16 @@ class LatentDiffusionModel(DiffusionModel):
         self._n_at_once = max(1, AUTOENCODER_PIXELS // self.image_size**2)
         self._factors = _latent_factors(self.vae.config, channels, name)
         self._shift, self._scale = (torch.tensor(f, device=self.device).view(-1, 1, 1) for f in self._factors)
+
+    @classmethod
+    def read_schedule(
+        cls, scheduler: object, name: str, config: Mapping[str, Any] | None = None
+    ) -> tuple[torch.Tensor, NoiseSchedule]:
+        """Return the table that determines the noise schedule, (T,) float64 on the CPU, and the noise schedule.
+
+        `config` is the network's configuration, None before the network is read. Raises ModelError as `noise_schedule`.
+        """
+        return noise_schedule(scheduler, name)
 
     @override
     @torch.no_grad()
@@ -167,7 +179,7 @@ class LatentDiffusionModel(DiffusionModel):
         networks, settings = self._more_for_fingerprint()
         networks |= {"network": self.network, "vae": self.vae}
         settings |= {
-            "alphas_cumprod": self._alphas_cumprod.numpy().tobytes().hex(),
+            "alphas_cumprod": self._table.numpy().tobytes().hex(),
             "prediction_type": self.schedule.prediction_type,
             "latent_factors": tuple(factor[0] if len(factor) == 1 else tuple(factor) for factor in self._factors),
             "network": network_settings(self.network),

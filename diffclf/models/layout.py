@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,29 +21,25 @@ from safetensors import SafetensorError
 
 from diffclf.models.dit import DiTModel
 from diffclf.models.latent import LatentDiffusionModel
+from diffclf.models.pixart import PixArtAlphaModel, PixArtSigmaModel
 from diffclf.models.protocol import ModelError, UnsupportedModelError
+from diffclf.models.sd3 import SD3Model
+from diffclf.models.sdxl import SDXLModel
 from diffclf.models.stable_diffusion import StableDiffusionModel
 
-__all__ = [
-    "CALIBRATION",
-    "HUB_ID",
-    "INDEX",
-    "READ_ERRORS",
-    "check_files",
-    "check_kind",
-    "check_scheduler",
-    "check_shards",
-]
-__all__ += ["first_line", "hub_folder", "read_object", "weight_files"]
+__all__ = ["CALIBRATION", "HUB_ID", "INDEX", "READ_ERRORS", "check_files", "check_kind", "check_scheduler"]
+__all__ += ["check_shards", "first_line", "hub_folder", "parts_of", "read_object", "weight_files"]
 
 INDEX = "model_index.json"
 CALIBRATION = "racing.json"
 
-MODELS: dict[str, type[LatentDiffusionModel]] = {model.kind: model for model in (StableDiffusionModel, DiTModel)}
+KINDS = (StableDiffusionModel, DiTModel, SDXLModel, SD3Model, PixArtAlphaModel, PixArtSigmaModel)
+MODELS: dict[str, type[LatentDiffusionModel]] = {model.kind: model for model in KINDS}
 SUPPORTED = f"supported: {', '.join(MODELS)}"
 SCHEDULER = "scheduler_config.json"
 MAX_TIMESTEPS = 100_000  # published models have 1000; tables of many more would fill the memory
-WITHOUT_WEIGHTS = ("tokenizer", "scheduler")
+WITHOUT_WEIGHTS = ("tokenizer", "tokenizer_2", "tokenizer_3", "scheduler")
+PIECES = "spiece.model"  # of T5's tokenizer, unless a tokenizer.json has them
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 PRECISIONS = ("fp16", "bf16", "fp32")  # variants that have the same weights as the main one
 SINGLE_FILE = (".safetensors", ".ckpt", ".pt", ".pth")
@@ -73,8 +70,8 @@ def check_kind(index: dict[str, Any], name: str) -> type[LatentDiffusionModel]:
     kind = index.get("_class_name")
     if not isinstance(kind, str) or kind not in MODELS:
         raise UnsupportedModelError(f"{name} is a {kind}, which is not supported; {SUPPORTED}")
-    for part, accepted in MODELS[kind].parts.items():
-        entry = index.get(part)
+    for part in parts_of(MODELS[kind], index):
+        accepted, entry = MODELS[kind].parts[part], index.get(part)
         library, cls = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
         if library not in ("diffusers", "transformers") or not isinstance(cls, str) or accepted and cls not in accepted:
             expected = " or ".join(accepted) or "one of diffusers' schedulers"
@@ -82,10 +79,22 @@ def check_kind(index: dict[str, Any], name: str) -> type[LatentDiffusionModel]:
     return MODELS[kind]
 
 
+def parts_of(model_class: type[LatentDiffusionModel], index: dict[str, Any]) -> list[str]:
+    """Return the parts of a pipeline that are read: all of its kind but the optional ones that it lacks."""
+    lacks = [part for part in model_class.optional if index.get(part) in (None, [None, None])]
+    lacks += [model_class.optional[part] for part in lacks]
+    return [part for part in model_class.parts if part not in lacks]
+
+
 def check_files(part: str, folder: Path, name: str) -> None:
     """Raise ModelError unless a part's folder is there and its weights, if it has any, are in safetensors files."""
     if not folder.is_dir():
-        raise ModelError(f"{name} has no {part}: {folder} is missing")
+        may_lack = any(part in model.optional for model in KINDS)
+        advice = f' (to do without it, set "{part}" to [null, null] in {folder.parent / INDEX})' if may_lack else ""
+        raise ModelError(f"{name} has no {part}: {folder} is missing{advice}")
+    if part in WITHOUT_WEIGHTS and (folder / PIECES).is_file() and not (folder / "tokenizer.json").is_file():
+        if missing := [module for module in ("sentencepiece", "google.protobuf") if not _is_installed(module)]:
+            raise ModelError(f"{part} of {name} needs {', '.join(missing)} to read {PIECES}: pip install 'diffclf[t5]'")
     if part not in WITHOUT_WEIGHTS:
         _variant(part, [path.name for path in folder.iterdir()], f"{name} (in {folder})", str(folder.parent))
     check_shards(folder, name)
@@ -98,6 +107,13 @@ def check_shards(folder: Path, name: str) -> None:
         shards = [*weights.values()] if isinstance(weights, dict) else [weights]
         if other := sorted({str(shard) for shard in shards if not str(shard).endswith(".safetensors")}):
             raise ModelError(f"{index.name} of {name} must name safetensors files only, got {', '.join(other)}")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # of the package around it
+        return False
 
 
 def check_scheduler(named: str, folder: Path, name: str) -> None:
@@ -119,7 +135,7 @@ def check_scheduler(named: str, folder: Path, name: str) -> None:
 
 def _stem(part: str) -> str:
     """Return the beginning of the names of a part's weights."""
-    return "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
 def _variants(part: str, files: Sequence[str]) -> dict[str, list[str]]:
@@ -201,8 +217,9 @@ def hub_folder(name: str) -> Path:
     repository, _, revision = name.partition("@")
     at = {"repo_id": repository, "revision": revision or None}
     try:
-        parts = check_kind(read_object(Path(hf_hub_download(filename=INDEX, **at)), name), name).parts
-        needed = [INDEX, CALIBRATION, *(f"{part}/*{ending}" for part in parts for ending in (".json", ".txt"))]
+        index = read_object(Path(hf_hub_download(filename=INDEX, **at)), name)
+        parts = parts_of(check_kind(index, name), index)
+        needed = [INDEX, CALIBRATION, *(f"{part}/*{ending}" for part in parts for ending in (".json", ".txt", PIECES))]
         for part, variant in _hub_variants([part for part in parts if part not in WITHOUT_WEIGHTS], name).items():
             start = f"{part}/{_stem(part)}" + (f".{variant}" if variant else "")
             needed += [f"{start}.safetensors", f"{start}-*.safetensors"]

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from diffclf.models import layout
 from diffclf.models.compiled import CompiledDenoiser
-from diffclf.models.latent import LatentDiffusionModel, noise_schedule
+from diffclf.models.latent import LatentDiffusionModel
 from diffclf.models.memory import check_memory, save_memory
 from diffclf.models.precision import choose_dtype
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
@@ -65,7 +65,7 @@ def load_model(
     name = os.fspath(name_or_path)
     index = layout.read_object(folder / layout.INDEX, name)
     model_class = layout.check_kind(index, name)
-    classes = {part: accepted[0] if accepted else index[part][1] for part, accepted in model_class.parts.items()}
+    classes = {part: (model_class.parts[part] or index[part][1:])[0] for part in layout.parts_of(model_class, index)}
     own = [part for part in classes if version and (part in VERSIONED or (version / part).is_dir())]
     folders = {part: (version if part in own else folder) / part for part in classes}
     for part, part_folder in folders.items():
@@ -73,7 +73,8 @@ def load_model(
     calibration = (version or folder) / layout.CALIBRATION
     stored = layout.read_object(calibration, name) if calibration.is_file() else None
     with quiet():
-        parts = _read_parts(classes, folders, name, device, dtype, memory)
+        parts = dict.fromkeys(set(model_class.parts) - set(classes))  # those that the pipeline lacks
+        parts |= _read_parts(model_class, classes, folders, name, device, dtype, memory)
         with _explained(f"{name} cannot be put together as a {model_class.kind}", folder):
             pipeline_class = getattr(import_module("diffusers"), model_class.kind)
             pipeline = pipeline_class.from_pretrained(folder, local_files_only=True, **parts, **model_class.left_out)
@@ -160,7 +161,13 @@ def _explained(problem: str, folder: Path) -> Iterator[None]:
 
 
 def _read_parts(
-    classes: dict[str, str], folders: dict[str, Path], name: str, device: torch.device, dtype: torch.dtype, memory: str
+    model_class: type[LatentDiffusionModel],
+    classes: dict[str, str],
+    folders: dict[str, Path],
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    memory: str,
 ) -> dict[str, Any]:
     """Return the scheduler and the networks of a pipeline, in their places and their precision."""
     import diffusers
@@ -172,16 +179,18 @@ def _read_parts(
     layout.check_scheduler(classes["scheduler"], folders["scheduler"], name)
     with _explained(f"scheduler of {name} cannot be read", folders["scheduler"]):
         parts = {"scheduler": cls.from_pretrained(folders["scheduler"], local_files_only=True)}
-        noise_schedule(parts["scheduler"], name)  # checked before the weights are read
+        model_class.read_schedule(parts["scheduler"], name)  # checked before the weights are read
     for part, class_name in classes.items():
         if part not in layout.WITHOUT_WEIGHTS:
-            network = _read_network(class_name, part, folders[part], name)
+            own = torch.float32 if part == "vae" else dtype
             place = device if memory == "normal" or part in NETWORKS else "cpu"
-            parts[part] = network.to(device=place, dtype=torch.float32 if part == "vae" else dtype)
+            network = _read_network(class_name, part, folders[part], name, own)
+            # T5 was read in its precision and is not cast: its layers that overflow in float16 stay in float32.
+            parts[part] = network.to(place) if part.startswith("text_encoder") else network.to(place, own)
     return parts
 
 
-def _read_network(class_name: str, part: str, folder: Path, name: str) -> torch.nn.Module:
+def _read_network(class_name: str, part: str, folder: Path, name: str, dtype: torch.dtype) -> torch.nn.Module:
     """Read one part with weights, every one of which must come from the file."""
     import diffusers
     import transformers
@@ -189,7 +198,7 @@ def _read_network(class_name: str, part: str, folder: Path, name: str) -> torch.
     cls = getattr(diffusers, class_name, None) or getattr(transformers, class_name)
     files, variant = layout.weight_files(part, [path.name for path in folder.iterdir()])
     # The error of transformers for a wrong shape does not name the weight; its loading info does.
-    options = {"ignore_mismatched_sizes": True} if part == "text_encoder" else {}
+    options = {"ignore_mismatched_sizes": True, "dtype": dtype} if part.startswith("text_encoder") else {}
     with _explained(f"{part} of {name} cannot be read", folder):
         _check_size(cls, layout.read_object(folder / "config.json", f"{part} of {name}"), [folder / f for f in files])
         network, info = cls.from_pretrained(
