@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
-from tiny import SCHEDULE, edit_json, save_tiny_dit, save_tiny_sd
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+from tiny import SCHEDULE, edit_json, save_tiny_dit, save_tiny_pixart, save_tiny_sd, save_tiny_sd3, save_tiny_sdxl
 
 from diffclf.models import load_model
 from diffclf.models.gaussian import GaussianMixtureModel
 from diffclf.models.loading import built_in_models
-from diffclf.models.sanity import read_output, warn_if_wrong
+from diffclf.models.sanity import few_steps, mid_range_error, read_output, warn_if_wrong
 from diffclf.paths import data_dir
 from diffclf.schedule import NoiseSchedule
 
@@ -133,6 +133,8 @@ def test_untrained_models_are_left_alone(tmp_path):
     for seed, prediction_type in enumerate(("epsilon", "v_prediction") * 2):
         load_model(save_tiny_sd(tmp_path / f"sd{seed}", prediction_type, seed=seed), device="cpu")
     load_model(save_tiny_dit(tmp_path / "dit"), device="cpu")
+    for save in (save_tiny_sdxl, save_tiny_sd3, save_tiny_pixart):
+        load_model(save(tmp_path / save.__name__), device="cpu")
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
@@ -159,3 +161,67 @@ def test_evaluations(tiny_sd, tiny_dit):
         )
         warn_if_wrong(counting)
         assert sum(rows) == 24
+
+
+# Worse than nothing at mid-range t
+
+
+def test_latents_of_another_scale_and_times_of_another_scale(mini_sd):
+    """What the other numbers cannot see: they are measured on latents of the network's own making."""
+    image = torch.linspace(-1, 1, 32).expand(1, 3, 32, 32)
+    x0 = mini_sd.encode_images(image)
+    warn_if_wrong(mini_sd, x0)
+    error, correlation = mid_range_error(mini_sd, x0)
+    assert error < 0.7 and correlation > 0.5
+    with pytest.warns(UserWarning, match=r"worse than zero does: .* at mid-range t is [1-9].*check .*scaling_factor"):
+        warn_if_wrong(mini_sd, 5.5 * x0)
+
+
+def test_the_check_on_an_image_runs_at_load(tmp_path):
+    folder = copy_with(tmp_path, "mini-sd")
+    edit_json(folder / "vae" / "config.json", scaling_factor=20.0)
+    with pytest.warns(UserWarning, match="predicts the noise of an image worse than zero does"):
+        load_model(folder, device="cpu")
+
+
+def test_error_and_correlation_are_those_of_their_definitions(tiny_sd):
+    x0, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3)), (LINEAR.log_snr.abs()).argmin()
+    model, seen = stated(tiny_sd, LINEAR), []
+    model.denoise = lambda x_t, t, cond: seen.append((x_t, t)) or 0.5 * x_t
+    error, correlation = mid_range_error(model, x0)
+    ((x_t, times),) = seen
+    eps = (x_t - LINEAR.alpha[t].float() * x0) / LINEAR.sigma[t].float()
+    assert (times == t).all() and len(x_t) == 8
+    assert error == pytest.approx(float((0.5 * x_t - eps).square().mean()), rel=1e-4)
+    assert correlation == pytest.approx(
+        float(torch.corrcoef(torch.stack([x_t.flatten(), eps.flatten()]))[0, 1]), abs=0.02
+    )
+
+
+# Models of few steps
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "name", "reason"),
+    [
+        (EulerDiscreteScheduler(timestep_spacing="trailing"), "stabilityai/sd-turbo", "timestep_spacing trailing"),
+        (LCMScheduler(), "PixArt-alpha/PixArt-LCM-XL-2-1024-MS", "its scheduler is LCMScheduler"),
+        (FlowMatchEulerDiscreteScheduler(shift=3.0), "x/stable-diffusion-3.5-large-turbo@main", "its name says turbo"),
+        (EulerDiscreteScheduler(), "./models/SDXL-Lightning/", "its name says lightning"),
+        (EulerDiscreteScheduler(timestep_spacing="leading"), "stabilityai/stable-diffusion-xl-base-1.0", None),
+        (EulerDiscreteScheduler(timestep_spacing="trailing", rescale_betas_zero_snr=True), "x/zero-snr", None),
+        (DDIMScheduler(), "/home/turbo/mine", None),
+        (FlowMatchEulerDiscreteScheduler(shift=3.0), "stabilityai/stable-diffusion-3.5-medium", None),
+    ],
+)
+def test_models_distilled_for_few_steps_are_recognised(scheduler, name, reason):
+    found = few_steps(scheduler, name)
+    assert found is None if reason is None else reason in found
+
+
+def test_a_distilled_model_loads_with_a_warning(tiny_sd_folder, tmp_path):
+    folder = shutil.copytree(tiny_sd_folder, tmp_path / "sd-turbo")
+    with pytest.warns(
+        UserWarning, match=r"sd-turbo seems to be distilled .*name says turbo.*expect it to classify worse"
+    ):
+        load_model(folder, device="cpu")

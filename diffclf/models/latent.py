@@ -164,8 +164,12 @@ class LatentDiffusionModel(DiffusionModel):
         check_pixels(pixels, self.image_size)
         if not len(pixels):
             return torch.empty(0, *self.latent_shape, device=self.device)
-        parts = (part.to(self.device, torch.float32) for part in pixels.split(self._n_at_once))
-        return (torch.cat([self.vae.encode(part).latent_dist.mean for part in parts]) - self._shift) * self._scale
+        return torch.cat([self.latents_of(part) for part in pixels.split(self._n_at_once)])
+
+    def latents_of(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the latents of pixels (n, 3, S, S) of any side that the autoencoder can halve."""
+        mean = self.vae.encode(pixels.to(self.device, torch.float32)).latent_dist.mean
+        return (mean - self._shift) * self._scale
 
     @torch.no_grad()
     def decode_latents(self, x0: torch.Tensor) -> torch.Tensor:

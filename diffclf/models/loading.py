@@ -22,7 +22,7 @@ from diffclf.models.latent import LatentDiffusionModel
 from diffclf.models.memory import check_memory, save_memory
 from diffclf.models.precision import choose_dtype
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
-from diffclf.models.sanity import warn_if_wrong
+from diffclf.models.sanity import warn_if_few_steps, warn_if_wrong
 from diffclf.paths import data_dir, embedded_models, known_models
 
 __all__ = ["built_in_models", "load_model", "quiet"]
@@ -80,9 +80,10 @@ def load_model(
             pipeline = pipeline_class.from_pretrained(folder, local_files_only=True, **parts, **model_class.left_out)
             model = model_class(pipeline, name, **{entry: index.get(entry) for entry in model_class.index_entries})
             save_memory(pipeline, model.network, memory, device)
-    with _explained(f"{name} cannot be used: a part fails on a black image or an empty prompt", folder):
-        _try_out(model)
-    warn_if_wrong(model)
+    with _explained(f"{name} cannot be used: a part fails on an image or an empty prompt", folder):
+        x0 = _try_out(model)
+    warn_if_wrong(model, x0)
+    warn_if_few_steps(parts["scheduler"], name)
     model.stored_calibration = stored
     if compile:
         model.denoise = CompiledDenoiser(model.denoise)
@@ -238,10 +239,17 @@ def _check_size(cls: type[torch.nn.Module], config: dict[str, Any], files: Seque
 
 
 @torch.no_grad()
-def _try_out(model: LatentDiffusionModel) -> None:
-    """Run every part of a model once, so that a wrong configuration is an error before long work starts."""
-    factor = model.image_size // model.latent_shape[1]
-    model.vae.encode(torch.zeros(1, 3, 8 * factor, 8 * factor, device=model.device))
+def _try_out(model: LatentDiffusionModel) -> torch.Tensor:
+    """Run every part of a model once, so that a wrong configuration is an error before long work starts.
+
+    Returns the latents of an image, (1, C, H, W): ramps of colour in tiles, which cost less than a whole image.
+    """
+    factor, side = model.image_size // model.latent_shape[1], model.latent_shape[1]
+    ramp = torch.linspace(-1, 1, 8 * factor, device=model.device)
+    across = ramp.expand(len(ramp), -1)
+    tile = model.latents_of(torch.stack([across, across.T, across * across.T])[None])
+    x0 = tile.repeat(1, 1, -(-side // 8), -(-side // 8))[:, :, :side, :side]
     cond = model.encode_prompts([""] if model.labels is None else [0])
     x_t = torch.zeros(1, *model.latent_shape, device=model.device)
     model.denoise(x_t, torch.tensor([len(model.schedule) - 1], device=model.device), cond)
+    return x0
