@@ -10,7 +10,7 @@ import torch
 
 from diffclf import DiffusionClassifier
 from diffclf.models.gaussian import GaussianMixtureModel
-from diffclf.pruning import Exhaustive, Hierarchical, Racing, Shortlist, Staged, Subset, run_stored
+from diffclf.pruning import Exhaustive, Hierarchical, Racing, Shortlist, Staged, Subset, Within, run_stored
 from diffclf.search import ErrorSource, compute_errors, watch
 
 NAMES = list("abcdefg")
@@ -43,6 +43,7 @@ STRATEGIES = {
     "tree": Hierarchical(TREE, RACE, RACE),
     "tree, few trials for the nodes": Hierarchical(TREE, TWICE, replace(TWICE, trials=16), level_trials=10),
     "tree, stages below": Hierarchical(TREE, Staged((8, 40), (2, 1), "random"), RACE, level_trials=20),
+    "race in a range": Within(0.3, 0.9, RACE),
     "shortlist of a tree": Shortlist(4, scores_of, Hierarchical(TREE, RACE, RACE)),
 }
 

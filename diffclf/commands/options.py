@@ -10,6 +10,7 @@ from diffclf.models import load_model
 from diffclf.models.memory import MEMORY
 from diffclf.prompts import TEMPLATE, prompts_from_labels, read_prompts
 from diffclf.pruning import Exhaustive, Racing, Staged, Strategy
+from diffclf.pruning.within import Within
 
 __all__ = ["add_classifier_arguments", "count", "first_reasons", "make_classifier", "make_prompts", "make_pruning"]
 __all__ += ["model_options"]
@@ -65,6 +66,8 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> "argparse._Mutu
     add("--trials", "--n-samples", "--n_samples", nargs="+", type=count, metavar="N", help=trials)
     keep = "prompts that survive each stage; the last is 1"
     add("--keep", "--to-keep", "--to_keep", nargs="+", type=count, metavar="K", help=keep)
+    timesteps = "part of the timesteps to take trials from, as shares from 0 to 1 (default: all); for flow models"
+    add("--timesteps", nargs=2, type=float, metavar=("LOW", "HIGH"), help=timesteps)
     repeats = "noises per timestep (default %(default)s)"
     add("--repeats", "--n-trials", "--n_trials", type=count, default=1, metavar="R", help=repeats)
     return output
@@ -88,6 +91,12 @@ def make_prompts(args: argparse.Namespace, labels: Sequence[str] | None) -> list
 
 def make_pruning(args: argparse.Namespace) -> Strategy:
     """Return the strategy that the options of the budget ask for; raise ValueError if they do not fit together."""
+    strategy = _pruning(args)
+    return strategy if args.timesteps is None else Within(*args.timesteps, strategy)
+
+
+def _pruning(args: argparse.Namespace) -> Strategy:
+    """Return the strategy on all timesteps."""
     if args.trials is None:
         if args.keep is not None:
             raise ValueError(f"keep needs trials, got keep {args.keep} alone")

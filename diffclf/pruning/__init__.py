@@ -6,6 +6,7 @@ from diffclf.pruning.hierarchy import Hierarchical
 from diffclf.pruning.racing import Racing
 from diffclf.pruning.shortlist import Shortlist
 from diffclf.pruning.staged import Exhaustive, Fixed, Staged
+from diffclf.pruning.within import Within, best_range
 
 __all__ = [
     "Calibration",
@@ -18,5 +19,7 @@ __all__ = [
     "Staged",
     "Strategy",
     "Subset",
+    "Within",
+    "best_range",
     "run_stored",
 ]
