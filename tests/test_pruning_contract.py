@@ -127,7 +127,8 @@ def test_the_trials_are_those_of_the_strategy_that_is_run_in_the_end(strategy):
         trials = strategy.trial_list(n_timesteps)
         assert len(trials) == n * last.repeats == len(set(trials.noises.tolist()))
         assert trials.timesteps.min() >= 0 and n_timesteps / 2 < trials.timesteps.max() < n_timesteps
-        assert trials.starts_with(last.trial_list(n_timesteps)) and trials.starts_with(trials[:5])
+        whole = strategy.then.trial_list(n_timesteps) if isinstance(strategy, Within) else trials
+        assert whole.starts_with(last.trial_list(n_timesteps)) and trials.starts_with(trials[:5])
     for refused in (strategy.trial_list, lambda n_timesteps: strategy.evaluations(7, n_timesteps)):
         with pytest.raises(ValueError, match=f"trials must be at most the model's {n - 1} timesteps, got {n}"):
             refused(n - 1)
@@ -169,7 +170,7 @@ def test_undecided_are_the_survivors_if_there_are_several(strategy):
 
 
 def test_only_races_have_rounds(strategy):
-    if not isinstance(strategy, Racing):
+    if not isinstance(strategy, Racing | Within):
         with pytest.raises(ValueError, match=r"pruning must be Racing\(...\) for a race, got "):
             ready(strategy).rounds(next(tables(strategy)))
 

@@ -37,9 +37,10 @@ def lock() -> dict[str, str]:
 
 
 def asked_for() -> list[Requirement]:
-    """What the lock must pin; the extra `clip` brings torchvision, `ray` a cluster's own daemon: both stay out."""
+    """What the lock must pin; extras that few need stay out: `clip` brings torchvision, `ray` a cluster's daemon."""
     extras = PROJECT["optional-dependencies"]
-    lists = [PROJECT["dependencies"], *(lines for name, lines in extras.items() if name not in ("clip", "ray"))]
+    kept = [lines for name, lines in extras.items() if name not in ("clip", "ray", "t5")]
+    lists = [PROJECT["dependencies"], *kept]
     requirements = [Requirement(line) for lines in lists for line in lines]
     return [requirement for requirement in requirements if requirement.name != PROJECT["name"]]
 
