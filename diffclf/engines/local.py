@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 from contextlib import suppress
+from copy import copy
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -109,7 +110,7 @@ def _end_with_driver() -> None:
 def _portable(error: Exception) -> Exception:
     """Return an error that can be pickled, with the same message."""
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.dumps(copy(error))  # a copy is made as unpickling does it
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
