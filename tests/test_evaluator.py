@@ -128,14 +128,14 @@ def test_dit_errors_equal_the_naive_double_loop(tiny_dit_folder, tiny_dit):
                 eps_hat, v = output.double().chunk(2, dim=1)
                 plain = [loss(eps_hat, eps.double()) for loss in (mse_loss, l1_loss, huber_loss)]
                 vlb = variational_terms(latent.double(), x_t, eps_hat, v, t, schedule)[0]
-                expected.append([*plain, vlb, plain[0] + vlb])
+                expected.append([*plain, plain[0], vlb, plain[0] + vlb])  # velocity is noise here
     expected = np.array(expected)
-    vlb = expected[:, 3]
+    vlb = expected[:, 4]
     assert vlb.std() > 1e-3 and vlb.max() > 0
     for batch_size in (1, 7, 64):
         errors = evaluate(tiny_dit, LOSSES, batch_size, prompts=[0, 1, 2])
-        np.testing.assert_allclose(errors[:, :3], expected[:, :3], rtol=1e-5)
-        np.testing.assert_allclose(errors[:, 3:], expected[:, 3:], rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(errors[:, :4], expected[:, :4], rtol=1e-5)
+        np.testing.assert_allclose(errors[:, 4:], expected[:, 4:], rtol=1e-3, atol=1e-5)
 
 
 # Against known errors
@@ -166,8 +166,9 @@ def test_the_error_is_that_of_the_noise_whatever_the_network_predicts(tiny_sd, k
         return schedule.target(x0.expand_as(x_t), eps[t], t) + 0.5
 
     scale = 1 if kind == "epsilon" else schedule.alpha.numpy()
-    errors = evaluate_one(Wrapped(tiny_sd, denoise=denoise, schedule=schedule), range(10))
+    errors = evaluate_one(Wrapped(tiny_sd, denoise=denoise, schedule=schedule), range(10), losses=("l2", "velocity"))
     np.testing.assert_allclose(errors[:, 0], (0.5 * scale) ** 2 * np.ones(10), rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(errors[:, 1], 0.25, rtol=1e-4)
 
 
 def test_prompts_share_timesteps_noise_and_noised_latent_and_have_their_own_conditioning(tiny_sd):
@@ -221,7 +222,8 @@ def test_losses_come_in_the_order_asked_for_from_one_pass(tiny_dit):
     every = evaluate(tiny_dit, LOSSES, prompts=[0, 1])
     some = evaluate(tiny_dit, ("vlb", "l1"), prompts=[0, 1])
     np.testing.assert_array_equal(some, every[:, [LOSSES.index("vlb"), LOSSES.index("l1")]])
-    np.testing.assert_allclose(every[:, 4], every[:, 0] + every[:, 3], rtol=1e-6)
+    l2, vlb, both = (every[:, LOSSES.index(name)] for name in ("l2", "vlb", "l2+vlb"))
+    np.testing.assert_allclose(both, l2 + vlb, rtol=1e-6)
 
 
 # What goes wrong
