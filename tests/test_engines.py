@@ -291,6 +291,7 @@ def test_images_that_workers_cannot_use_are_counted(capsys, tiny_sd_folder, tmp_
     assert summary["n_images"] == 4 and list(summary["skipped"]) == ["a/broken.png"]
 
 
+@pytest.mark.slow
 def test_a_killed_driver_takes_its_workers_along_and_is_continued(capsys, command, tmp_path):
     command = [str(word) for word in [*command[:4], 100, *command[5:], "--out", tmp_path / "out"]]
     code = "import sys; from diffclf.commands.main import main; sys.exit(main())"
