@@ -135,20 +135,21 @@ def relation_panels(accuracy: Mapping[str, tuple[Estimate, Sequence[float]]], by
         accuracy: objective -> the accuracy, and that of each seed.
         by_t: objective -> timesteps and the accuracy of a single trial there.
     """
-    fig, (left, right) = new_figure(1, 2, width=11, height=4, gridspec_kw={"width_ratios": [1, 1.6]})
+    fig, (left, right) = new_figure(1, 2, width=12, height=4, gridspec_kw={"width_ratios": [1, 1.6]})
     for place, (estimate, seeds) in enumerate(accuracy.values()):
         value, ends = split([estimate])
         left.errorbar([place], value, yerr=ends, color=PALETTE[place], marker=MARKERS[place], capsize=4)
-        left.plot(np.full(len(seeds), place + 0.2), seeds, ".", color=PALETTE[place])
+        left.plot(place + np.linspace(0.15, 0.35, len(seeds)), seeds, ".", color=PALETTE[place])
     left.axhline(50, color="#666666", linestyle="--", linewidth=1.2)
     left.set_xticks(range(len(accuracy)), list(accuracy))
     left.set(
         ylabel="accuracy, points (chance: 50)",
-        xlim=(-0.5, len(accuracy) - 0.3),
+        xlim=(-0.5, len(accuracy) - 0.4),
         title="All trials, 95%; a dot per seed",
     )
     labels = {"xlabel": "timestep t", "ylabel": "accuracy of one trial, points", "title": "One trial, 95%"}
     curves(right, by_t, {"chance": 50.0}, **labels)
+    right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 
 
