@@ -7,11 +7,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import diffusers
-import httpx
 import huggingface_hub
 import pytest
 import torch
@@ -21,8 +21,11 @@ from tiny import edit_json, save_tiny_sd
 
 from diffclf.models import ModelError, UnsupportedModelError, load_model
 from diffclf.models.loading import built_in_models
+from diffclf.models.mirrors import MIRRORS
 from diffclf.models.stable_diffusion import StableDiffusionModel
+from diffclf.workbook.run.cost import local_place
 
+httpx = import_module(errors.HTTPError.__module__.partition(".")[0])  # httpx2 in version 2 of huggingface_hub
 DEVICES = ("gpu", "", "cuda:99", 1.5, "mps", "xpu", "meta", "cpu:x", "hip:0", 2**70, -1, ["cpu"])
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -499,11 +502,14 @@ def test_hub_id_not_in_the_cache_or_of_another_kind(tiny_sd_folder, hub, monkeyp
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (errors.GatedRepoError, "terms to be accepted"),
-        (errors.RepositoryNotFoundError, "no such model, or none for this user"),
+        (errors.GatedRepoError, "terms to be accepted: open https://huggingface.co/owner/tiny, then: hf auth login"),
+        (
+            errors.RepositoryNotFoundError,
+            "no such model, or none for this user; if it is private, open https://.*login",
+        ),
         (errors.RevisionNotFoundError, "no revision 'v2'"),
         (errors.RemoteEntryNotFoundError, "no model_index.json; supported: StableDiffusionPipeline"),
-        (errors.LocalEntryNotFoundError, "cannot be reached"),
+        (errors.LocalEntryNotFoundError, "cannot be reached; to download what is missing: .* python -c"),
         (httpx.ConnectError, "answers with ConnectError: broken"),
     ],
 )
@@ -516,3 +522,78 @@ def test_answers_of_the_hub_are_explained(monkeypatch, error, reason):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(ModelError, match=f"no model 'owner/tiny@v2' here.* and .*{reason}"):
         load_model("owner/tiny@v2")
+
+
+def test_each_mirror_is_found_by_its_name_with_its_commit_and_says_whose_copy_it_is(tiny_sd, tiny_sd_folder, hub):
+    for name, (original, source) in MIRRORS.items():
+        repository, _, commit = source.partition("@")
+        folder = hub(tiny_sd_folder, repository)
+        if commit:
+            folder.rename(folder.parent / commit)  # the branch's own commit is another one
+        model = load_model(name)
+        assert (model.name, model.fingerprint) == (name, tiny_sd.fingerprint)
+        assert model.source == f"{repository}@{commit or COMMIT}, a copy of the withdrawn {original}"
+    with pytest.raises(ModelError, match=f"copies of withdrawn models: {', '.join(MIRRORS)}"):
+        load_model("sd-2-base@main")
+
+
+def test_a_model_of_which_only_the_needed_files_were_downloaded_counts_as_here(tiny_sd_folder, hub):
+    name, (_, source) = next(iter(MIRRORS.items()))
+    repository, _, commit = source.partition("@")
+    assert local_place("model", name) is None
+    folder = hub(tiny_sd_folder, repository)
+    folder = folder.rename(folder.parent / commit)
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    tree = pytest.importorskip("huggingface_hub._tree_cache")  # version 2 of the library notes all files there are
+    listed = {file: tree.TreeCacheEntry(1, "a" * 40) for file in [*files, "v1.ckpt"]}
+    tree.write_tree_cache(str(folder.parents[1]), commit, listed)  # what a download by the hub's library leaves behind
+    assert local_place("model", name) == str(folder)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert local_place("model", name) is None
+
+
+def test_a_withdrawn_model_names_its_copy_and_an_old_download_of_it_still_loads(
+    tiny_sd, tiny_sd_folder, hub, monkeypatch
+):
+    withdrawn = "stabilityai/stable-diffusion-2-1-base"
+    hub(tiny_sd_folder, withdrawn)
+    model = load_model(withdrawn)
+    assert (model.source, model.fingerprint) == (f"{withdrawn}@{COMMIT}", tiny_sd.fingerprint)
+
+    def fail(**_):
+        raise errors.RepositoryNotFoundError(
+            "no", response=httpx.Response(404, request=httpx.Request("GET", "https://h"))
+        )
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(ModelError, match="its owner has withdrawn it; load 'sd-2-1-base', a copy"):
+        load_model(withdrawn)
+
+
+@pytest.mark.parametrize("lost", ["unet", "unet/diffusion_pytorch_model.safetensors"])
+def test_a_download_that_was_broken_off_gets_the_command_that_completes_it(tiny_sd_folder, hub, lost):
+    path = hub(tiny_sd_folder) / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    message = "unet.*; to download what is missing: HF_HUB_OFFLINE=0 python -c (.*)"
+    with pytest.raises(ModelError, match=message) as refused:
+        load_model("owner/tiny")
+    (code,) = re.findall('python -c "(.*)"$', str(refused.value))
+    assert code == "from diffclf import load_model; load_model('owner/tiny', device='cpu')"
+
+
+def test_a_missing_shard_and_a_file_that_ends_early_are_named(sd_path):
+    (file,) = (sd_path / "unet").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    message = f"{file.name}: .*damaged or half downloaded: rm {file}, then download or copy it again"
+    with pytest.raises(ModelError, match=message):
+        load_model(sd_path)
+    unet = diffusers.UNet2DConditionModel(**json.loads((sd_path / "unet" / "config.json").read_text()))
+    file.unlink()
+    unet.save_pretrained(sd_path / "unet", max_shard_size="20kB")
+    lost = sorted((sd_path / "unet").glob("*-of-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(
+        ModelError, match=f"lacks {lost.name}, which diffusion_pytorch_model.safetensors.index.json names"
+    ):
+        load_model(sd_path)

@@ -139,7 +139,12 @@ def run(args: argparse.Namespace) -> int:
     n_computed += bank.n_evaluations
     summary = _summary(predictions, classifier.classes_.tolist()) | {"n_skipped": len(skipped), "skipped": skipped}
     model, settings = classifier.model, {name: getattr(args, name) for name in ("model", "loss", "seed", "temperature")}
-    settings |= {"weights": model.fingerprint, "dtype": precision(model), "pruning": repr(classifier.strategy_)}
+    settings |= {
+        "source": model.source,
+        "weights": model.fingerprint,
+        "dtype": precision(model),
+        "pruning": repr(classifier.strategy_),
+    }
     summary["settings"] = settings | {"prompts": [list(pair) for pair in data.prompts]}
     if args.shard is None:
         confusion = zip(summary["classes"], summary["confusion"], strict=True)

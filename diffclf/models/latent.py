@@ -109,6 +109,7 @@ class LatentDiffusionModel(DiffusionModel):
         pipeline: the pipeline, for sampling and for looking at its parts. In half precision sample with
             `output_type="latent"` and use `decode_latents`, since the autoencoder is in float32.
         stored_calibration: the content of `racing.json` beside the weights, of whatever weights; None without a file.
+        source: where its files are from: a folder, or a hub id with the commit that was read.
         kind: the class of the pipeline in diffusers.
         parts: the parts of the pipeline that are read, and the classes each part may have. A part with weights is read
             with the first class.
@@ -124,6 +125,7 @@ class LatentDiffusionModel(DiffusionModel):
     index_entries: ClassVar[tuple[str, ...]] = ()
     labels: tuple[str, ...] | None = None
     stored_calibration: Mapping[str, Any] | None = None
+    source: str = ""
 
     def __init__(self, pipeline: Any, network: torch.nn.Module, name: str) -> None:  # noqa: ANN401 (diffusers' type)
         self.name = name

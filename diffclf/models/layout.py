@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from diffclf.models.dit import DiTModel
 from diffclf.models.latent import LatentDiffusionModel
+from diffclf.models.mirrors import mirror_of
 from diffclf.models.pixart import PixArtAlphaModel, PixArtSigmaModel
 from diffclf.models.protocol import ModelError, UnsupportedModelError
 from diffclf.models.sd3 import SD3Model
@@ -107,6 +108,8 @@ def check_shards(folder: Path, name: str) -> None:
         shards = [*weights.values()] if isinstance(weights, dict) else [weights]
         if other := sorted({str(shard) for shard in shards if not str(shard).endswith(".safetensors")}):
             raise ModelError(f"{index.name} of {name} must name safetensors files only, got {', '.join(other)}")
+        if missing := sorted({str(shard) for shard in shards if not (folder / str(shard)).is_file()}):
+            raise ModelError(f"{name} lacks {', '.join(missing)}, which {index.name} names (in {folder})")
 
 
 def _is_installed(module: str) -> bool:
@@ -209,44 +212,66 @@ def _advice(path: Path) -> str:
     return f"so it is no pipeline of diffusers; {SUPPORTED}"
 
 
-def hub_folder(name: str) -> Path:
-    """Download the needed files of a model on the hub, after a check of its kind; return its folder in the cache."""
-    import httpx
+def hub_folder(name: str, local_only: bool = False) -> Path:
+    """Download the needed files of a model on the hub, after a check of its kind; return its folder in the cache.
+
+    The folder's name is the commit. With `local_only` nothing is downloaded. Raises ModelError if a file is missing.
+    """
     from huggingface_hub import constants, errors, hf_hub_download, snapshot_download
 
     repository, _, revision = name.partition("@")
-    at = {"repo_id": repository, "revision": revision or None}
+    at = {"repo_id": repository, "revision": revision or None, "local_files_only": local_only}
+    fetch = f"from diffclf import load_model; load_model({name!r}, device='cpu')"
+    fetch = f'to download what is missing: HF_HUB_OFFLINE=0 python -c "{fetch}"'
     try:
         index = read_object(Path(hf_hub_download(filename=INDEX, **at)), name)
         parts = parts_of(check_kind(index, name), index)
         needed = [INDEX, CALIBRATION, *(f"{part}/*{ending}" for part in parts for ending in (".json", ".txt", PIECES))]
-        for part, variant in _hub_variants([part for part in parts if part not in WITHOUT_WEIGHTS], name).items():
+        weighty = [part for part in parts if part not in WITHOUT_WEIGHTS]
+        variants = {} if local_only else _hub_variants(weighty, name)
+        for part in weighty:
+            variant = variants.get(part, "")
             start = f"{part}/{_stem(part)}" + (f".{variant}" if variant else "")
             needed += [f"{start}.safetensors", f"{start}-*.safetensors"]
-        return Path(snapshot_download(**at, allow_patterns=needed))
+        folder = Path(snapshot_download(**at, allow_patterns=needed))
     except ModelError:
         raise
-    # Without a network, or with a bad one, the library ends in one of half a dozen classes.
-    except (OSError, RuntimeError, ValueError, httpx.HTTPError, errors.RevisionResolutionError) as error:
+    # Without a network, or with a bad one, the library ends in one of half a dozen classes. HTTPError is httpx2's in
+    # version 2 of the library, and httpx's in version 1.
+    except (OSError, RuntimeError, ValueError, errors.HTTPError, errors.RevisionResolutionError) as error:
+        log_in = f"open https://huggingface.co/{repository}, then: hf auth login"
+        instead = mirror_of(repository)
+        withdrawn = (
+            f"its owner has withdrawn it; load {instead!r}, a copy" if instead else f"if it is private, {log_in}"
+        )
         reasons = {
-            errors.GatedRepoError: "the hub asks for its terms to be accepted: do so there and log in",
-            errors.RepositoryNotFoundError: "the hub has no such model, or none for this user",
+            errors.GatedRepoError: f"the hub asks for its terms to be accepted: {log_in}",
+            errors.RepositoryNotFoundError: f"the hub has no such model, or none for this user; {withdrawn}",
             errors.RevisionNotFoundError: f"the model on the hub has no revision {revision!r}",
             errors.RemoteEntryNotFoundError: f"the model on the hub has no {INDEX}; {SUPPORTED}",
-            errors.LocalEntryNotFoundError: "the hub cannot be reached",
+            errors.LocalEntryNotFoundError: f"the hub cannot be reached; {fetch}",
             Exception: f"the hub answers with {type(error).__name__}: {first_line(error)}",
         }
         why = next(reason for kind, reason in reasons.items() if isinstance(error, kind))
         if constants.is_offline_mode():
-            why = "HF_HUB_OFFLINE is set, so it is not looked for on the hub"
+            why = f"HF_HUB_OFFLINE is set, so it is not looked for on the hub; {fetch}"
         raise ModelError(
             f"no model {name!r} here: no such directory, not (or not all of it) in the cache {constants.HF_HUB_CACHE}, "
             f"and {why}"
         ) from error
+    if (
+        not variants
+    ):  # the hub's list of files is unknown, so that a download that was broken off looks like a whole one
+        try:
+            for part in parts:
+                check_files(part, folder / part, name)
+        except ModelError as error:
+            raise ModelError(f"{error}; {fetch}") from error
+    return folder
 
 
 def _hub_variants(parts: Sequence[str], name: str) -> dict[str, str]:
-    """Return the variant of each part's weights on the hub; offline the main one.
+    """Return the variant of each part's weights on the hub; offline none.
 
     Raises ModelError if a part has no weights in a safetensors file, or several that may be meant.
     """
@@ -256,7 +281,7 @@ def _hub_variants(parts: Sequence[str], name: str) -> dict[str, str]:
     try:
         found = [file.rfilename for file in model_info(repository, revision=revision or None, timeout=10).siblings]
     except Exception:  # the download, which comes next, finds the files in the cache or says what is wrong
-        return dict.fromkeys(parts, "")
+        return {}
     by_part = {part: [file.partition("/")[2] for file in found if file.startswith(f"{part}/")] for part in parts}
     return {part: _variant(part, files, f"{name} (hub)", repository, revision) for part, files in by_part.items()}
 

@@ -7,6 +7,7 @@ from safetensors files only, and no code comes with a model.
 """
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from diffclf.models import layout
 from diffclf.models.compiled import CompiledDenoiser
 from diffclf.models.latent import LatentDiffusionModel
 from diffclf.models.memory import check_memory, save_memory
+from diffclf.models.mirrors import MIRRORS
 from diffclf.models.precision import choose_dtype
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
 from diffclf.models.sanity import warn_if_few_steps, warn_if_wrong
@@ -45,8 +47,9 @@ def load_model(
 
     Args:
         name_or_path: a built-in name ("mini-sd"), one with a version ("mini-sd@2" along its training, "mini-sd@v-1"
-            from a training of its own), a folder in diffusers' layout, or a hub id, which may carry a revision
-            ("owner/name@refs/pr/1"). A built-in name wins over a folder of that name; write "./name" for the folder.
+            from a training of its own), that of a mirror ("sd-2-base", see `diffclf.models.mirrors`), a folder in
+            diffusers' layout, or a hub id, which may carry a revision ("owner/name@refs/pr/1"). A built-in name and a
+            mirror's win over a folder of that name; write "./name" for the folder.
         device: by default "cuda" if there is one, else "cpu".
         dtype: precision of the networks ("float32", "tf32", "float16", "bfloat16" or torch's); by default float16 on
             CUDA, else float32. The autoencoder is in float32 always. For "tf32" see `diffclf.models.precision`.
@@ -61,7 +64,7 @@ def load_model(
     device = _device(device)
     dtype = choose_dtype(dtype, device)
     check_memory(memory)
-    folder, version = _locate(name_or_path)
+    folder, version, source = _locate(name_or_path)
     name = os.fspath(name_or_path)
     index = layout.read_object(folder / layout.INDEX, name)
     model_class = layout.check_kind(index, name)
@@ -84,7 +87,7 @@ def load_model(
         x0 = _try_out(model)
     warn_if_wrong(model, x0)
     warn_if_few_steps(parts["scheduler"], name)
-    model.stored_calibration = stored
+    model.stored_calibration, model.source = stored, source
     if compile:
         model.denoise = CompiledDenoiser(model.denoise)
     return model
@@ -111,8 +114,8 @@ def _device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
-    """Return the folder of a model, and the folder of its version if one was asked for."""
+def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None, str]:
+    """Return the folder of a model, the folder of its version if one was asked for, and its `source`."""
     if not isinstance(name_or_path, str | os.PathLike) or not os.fspath(name_or_path).strip():
         raise ModelError(f"model must be a built-in name, a directory or a hub id, got {name_or_path!r}")
     name, built_in = os.fspath(name_or_path), built_in_models()
@@ -122,15 +125,25 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
         if at and version not in built_in[base]:
             listed = ", ".join(f"{base}@{known}" for known in built_in[base]) or "none"
             raise ModelError(f"no version {version!r} of {base}; versions: {listed} (and {base}, the final)")
-        return folder, folder / "versions" / version if at else None
+        return folder, folder / "versions" / version if at else None, f"embedded model {name}"
+    if isinstance(name_or_path, str) and name in MIRRORS:
+        original, mirror = MIRRORS[name]
+        folder, _, source = _on_hub(mirror)
+        return folder, None, f"{source}, a copy of the withdrawn {original}"
     with _explained(f"model must be a built-in name, a directory or a hub id, got {name!r:.80}", Path.cwd()):
         path = Path(name).expanduser()  # RuntimeError: a home folder of nobody
         if path.exists():  # OSError: a name that is too long
-            return path, None
+            return path, None, str(path.absolute())
     if isinstance(name_or_path, str) and layout.HUB_ID.fullmatch(name):
-        return layout.hub_folder(name), None
-    known = known_models(built_in)
+        return _on_hub(name)
+    known = f"{known_models(built_in)}; copies of withdrawn models: {', '.join(MIRRORS)}"
     raise ModelError(f"no model {name!r}: not built in ({known}), no such directory, and no hub id (owner/name)")
+
+
+def _on_hub(name: str) -> tuple[Path, None, str]:
+    """Return what `_locate` does for a hub id; its source names the commit."""
+    folder = layout.hub_folder(name)
+    return folder, None, f"{name.partition('@')[0]}@{folder.name}"
 
 
 @contextmanager
@@ -220,8 +233,13 @@ def _check_size(cls: type[torch.nn.Module], config: dict[str, Any], files: Seque
     """
     n_weights, n_bytes = 0, sum(file.stat().st_size for file in files)
     for file in files:
-        with safe_open(file, "pt") as weights:
-            n_weights += len(weights.keys())
+        try:
+            with safe_open(file, "pt") as weights:
+                n_weights += len(weights.keys())
+        except SafetensorError as error:
+            remove = f"rm {shlex.quote(str(file.resolve()))}"
+            advice = f"it is damaged or half downloaded: {remove}, then download or copy it again"
+            raise ValueError(f"{file.name}: {layout.first_line(error)}; {advice}") from error
     for key, value in config.items():
         numbers = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)]
         if "layers" in key and max(numbers, default=0) > n_weights:

@@ -141,14 +141,16 @@ class Workbook:
         environment, used = provenance.environment(), self._models.get(self.settings["model"])
         model = used and {name: str(getattr(used, name)) for name in ("name", "fingerprint", "dtype", "device")}
         if model:
-            model["dtype"] = model["dtype"].removeprefix("torch.")
+            model |= {"dtype": model["dtype"].removeprefix("torch."), "source": getattr(used, "source", "")}
         facts = {"environment": environment, "settings": dict(self.settings), "seed": self.seed, "model": model}
         facts |= {"data": self._sources} if self._sources else {}
         self.record("provenance", facts)
         shown = {
             "Profile": self.profile,
             "Settings": ", ".join(f"{name} = {value}" for name, value in self.settings.items()),
-            "Model": "{name}, weights {fingerprint}, {dtype} on {device}".format(**model) if model else "none",
+            "Model": "{name}, weights {fingerprint}, {dtype} on {device}; {source}".format(**model)
+            if model
+            else "none",
             **({"Data": ", ".join(self._sources.values())} if self._sources else {}),
             **provenance.describe(environment),
             "Wall time": provenance.duration(time.monotonic() - self._started),

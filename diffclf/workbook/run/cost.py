@@ -8,13 +8,15 @@ from pathlib import Path
 from statistics import median
 from time import monotonic
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from diffclf.datasets.compositional import REVISION, WINOGROUND
 from diffclf.datasets.hub import HUB, lacking
-from diffclf.models import load_model
+from diffclf.models import ModelError, load_model
 from diffclf.models.batch_size import measure_rate
+from diffclf.models.layout import INDEX, hub_folder
+from diffclf.models.mirrors import MIRRORS
 from diffclf.paths import embedded_models
 from diffclf.texttable import text_table
 from diffclf.workbook.provenance import duration
@@ -50,15 +52,18 @@ def _named(error: Exception) -> str:
 
 def local_place(kind: str, name: str) -> str | None:
     """Return the name or folder from which a model or data set is read without a network; None: there is none."""
-    repository, _, revision = name.partition("@")
+    mirrored = MIRRORS[name].source if name in MIRRORS else name
+    repository, _, revision = mirrored.partition("@")
     if name.startswith("mini-") or Path(name).is_dir() or repository in embedded_models("*.json"):
         return name
     if name in HUB:
         return None if lacking(name) else name
     revision = REVISION if name == WINOGROUND else revision
     try:
+        if kind == "model" and isinstance(try_to_load_from_cache(repository, INDEX, revision=revision or None), str):
+            return str(hub_folder(mirrored, local_only=True))  # of which not all files are downloaded
         return snapshot_download(repository, repo_type=kind, revision=revision or None, local_files_only=True)
-    except LocalEntryNotFoundError:
+    except (LocalEntryNotFoundError, ModelError):
         return None
 
 
