@@ -270,6 +270,7 @@ def _fill(
     load = model_options(args) | {"dtype": args.dtype or str(bank.model.dtype).removeprefix("torch.")}
     if args.model.partition("@")[0] not in built_in_models() and Path(args.model).exists():
         load["name_or_path"] = os.path.abspath(args.model)
+    load["lora"] = args.lora and os.path.abspath(args.lora)
     options = {"seed": bank.seed, "losses": bank.losses, "batch_size": args.batch_size}
     job = Job(load, bank.path.resolve(), bank.prompts, classifier.strategy_, options)
     workers = make_workers(job, args.engine, args.workers, args.ray_address)

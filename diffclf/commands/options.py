@@ -46,6 +46,8 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> "argparse._Mutu
     add = parser.add_argument
     add("--template", metavar="TEXT", help=f'prompt of a label, {{}} is its place (default "{TEMPLATE}")')
     add("--model", default="mini-sd", metavar="NAME", help="built-in name, directory or hub id (default %(default)s)")
+    add("--lora", metavar="FILE", help="LoRA to add to the model's weights: a safetensors file, or its folder")
+    add("--lora-scale", type=float, default=1.0, metavar="S", help="what it is multiplied by (default %(default)s)")
     add("--loss", default="l2", choices=LOSSES, help="prediction error that decides (default %(default)s)")
     add("--seed", type=int, default=0, help="seed of the noise (default %(default)s)")
     add("--temperature", type=positive, default=1.0, help="divides the scores before the softmax (default %(default)s)")
@@ -112,7 +114,7 @@ def _pruning(args: argparse.Namespace) -> Strategy:
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `load_model`."""
-    names = ("device", "dtype", "compile", "memory")
+    names = ("device", "dtype", "compile", "memory", "lora", "lora_scale")
     return {"name_or_path": args.model} | {name: getattr(args, name) for name in names}
 
 

@@ -110,6 +110,7 @@ class LatentDiffusionModel(DiffusionModel):
             `output_type="latent"` and use `decode_latents`, since the autoencoder is in float32.
         stored_calibration: the content of `racing.json` beside the weights, of whatever weights; None without a file.
         source: where its files are from: a folder, or a hub id with the commit that was read.
+        lora: name, scale and SHA-256 of the LoRA that was added to the weights, None without.
         kind: the class of the pipeline in diffusers.
         parts: the parts of the pipeline that are read, and the classes each part may have. A part with weights is read
             with the first class.
@@ -126,6 +127,7 @@ class LatentDiffusionModel(DiffusionModel):
     labels: tuple[str, ...] | None = None
     stored_calibration: Mapping[str, Any] | None = None
     source: str = ""
+    lora: Mapping[str, Any] | None = None
 
     def __init__(self, pipeline: Any, network: torch.nn.Module, name: str) -> None:  # noqa: ANN401 (diffusers' type)
         self.name = name
@@ -191,6 +193,7 @@ class LatentDiffusionModel(DiffusionModel):
             "network": network_settings(self.network),
             "vae": network_settings(self.vae),
         }
+        settings |= {"lora": dict(self.lora)} if self.lora else {}
         return fingerprint(networks, settings)
 
     @property

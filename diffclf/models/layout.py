@@ -259,9 +259,7 @@ def hub_folder(name: str, local_only: bool = False) -> Path:
             f"no model {name!r} here: no such directory, not (or not all of it) in the cache {constants.HF_HUB_CACHE}, "
             f"and {why}"
         ) from error
-    if (
-        not variants
-    ):  # the hub's list of files is unknown, so that a download that was broken off looks like a whole one
+    if not variants:  # without the hub's list of files a download that was broken off looks like a whole one
         try:
             for part in parts:
                 check_files(part, folder / part, name)

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from diffclf.models import layout
 from diffclf.models.compiled import CompiledDenoiser
 from diffclf.models.latent import LatentDiffusionModel
+from diffclf.models.lora import add_lora, lora_file
 from diffclf.models.memory import check_memory, save_memory
 from diffclf.models.mirrors import MIRRORS
 from diffclf.models.precision import choose_dtype
@@ -42,6 +43,8 @@ def load_model(
     *,
     compile: bool = False,
     memory: str = "normal",
+    lora: str | os.PathLike[str] | None = None,
+    lora_scale: float = 1.0,
 ) -> DiffusionModel:
     """Load a diffusion model.
 
@@ -56,6 +59,9 @@ def load_model(
         compile: compile the network with `torch.compile` (`diffclf.models.compiled`): a minute before the first
             batch, a quarter or so more evaluations per second after it. Worth it for runs of many minutes.
         memory: "normal", or "low" or "lowest" for small GPUs: the same numbers, slower (`diffclf.models.memory`).
+        lora: a LoRA to add to the weights: a safetensors file, or a folder with `pytorch_lora_weights.safetensors`
+            (`diffclf.models.lora`).
+        lora_scale: what its change of the weights is multiplied by.
 
     Raises:
         ModelError: there is no such model, or its files are incomplete.
@@ -64,6 +70,7 @@ def load_model(
     device = _device(device)
     dtype = choose_dtype(dtype, device)
     check_memory(memory)
+    lora = lora and lora_file(lora)
     folder, version, source = _locate(name_or_path)
     name = os.fspath(name_or_path)
     index = layout.read_object(folder / layout.INDEX, name)
@@ -81,13 +88,14 @@ def load_model(
         with _explained(f"{name} cannot be put together as a {model_class.kind}", folder):
             pipeline_class = getattr(import_module("diffusers"), model_class.kind)
             pipeline = pipeline_class.from_pretrained(folder, local_files_only=True, **parts, **model_class.left_out)
+            applied = lora and add_lora(pipeline, lora, lora_scale, name)
             model = model_class(pipeline, name, **{entry: index.get(entry) for entry in model_class.index_entries})
             save_memory(pipeline, model.network, memory, device)
     with _explained(f"{name} cannot be used: a part fails on an image or an empty prompt", folder):
         x0 = _try_out(model)
     warn_if_wrong(model, x0)
     warn_if_few_steps(parts["scheduler"], name)
-    model.stored_calibration, model.source = stored, source
+    model.stored_calibration, model.source, model.lora = stored, source, applied
     if compile:
         model.denoise = CompiledDenoiser(model.denoise)
     return model
