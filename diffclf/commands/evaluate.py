@@ -271,6 +271,7 @@ def _fill(
     if args.model.partition("@")[0] not in built_in_models() and Path(args.model).exists():
         load["name_or_path"] = os.path.abspath(args.model)
     load["lora"] = args.lora and os.path.abspath(args.lora)
+    load["config"] = os.path.abspath(args.config) if args.config and Path(args.config).exists() else args.config
     options = {"seed": bank.seed, "losses": bank.losses, "batch_size": args.batch_size}
     job = Job(load, bank.path.resolve(), bank.prompts, classifier.strategy_, options)
     workers = make_workers(job, args.engine, args.workers, args.ray_address)

@@ -45,7 +45,13 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> "argparse._Mutu
     """
     add = parser.add_argument
     add("--template", metavar="TEXT", help=f'prompt of a label, {{}} is its place (default "{TEMPLATE}")')
-    add("--model", default="mini-sd", metavar="NAME", help="built-in name, directory or hub id (default %(default)s)")
+    add(
+        "--model",
+        default="mini-sd",
+        metavar="NAME",
+        help="built-in name, sd-2-base, directory, file or hub id (default %(default)s)",
+    )
+    add("--config", metavar="NAME", help="for a model in a single safetensors file: a model of its kind")
     add("--lora", metavar="FILE", help="LoRA to add to the model's weights: a safetensors file, or its folder")
     add("--lora-scale", type=float, default=1.0, metavar="S", help="what it is multiplied by (default %(default)s)")
     add("--loss", default="l2", choices=LOSSES, help="prediction error that decides (default %(default)s)")
@@ -114,7 +120,7 @@ def _pruning(args: argparse.Namespace) -> Strategy:
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `load_model`."""
-    names = ("device", "dtype", "compile", "memory", "lora", "lora_scale")
+    names = ("device", "dtype", "compile", "memory", "lora", "lora_scale", "config")
     return {"name_or_path": args.model} | {name: getattr(args, name) for name in names}
 
 

@@ -87,8 +87,11 @@ def parts_of(model_class: type[LatentDiffusionModel], index: dict[str, Any]) -> 
     return [part for part in model_class.parts if part not in lacks]
 
 
-def check_files(part: str, folder: Path, name: str) -> None:
-    """Raise ModelError unless a part's folder is there and its weights, if it has any, are in safetensors files."""
+def check_files(part: str, folder: Path, name: str, weights: bool = True) -> None:
+    """Raise ModelError unless a part's folder is there and its weights, if it has any, are in safetensors files.
+
+    Without `weights` the folder may lack them.
+    """
     if not folder.is_dir():
         may_lack = any(part in model.optional for model in KINDS)
         advice = f' (to do without it, set "{part}" to [null, null] in {folder.parent / INDEX})' if may_lack else ""
@@ -96,9 +99,10 @@ def check_files(part: str, folder: Path, name: str) -> None:
     if part in WITHOUT_WEIGHTS and (folder / PIECES).is_file() and not (folder / "tokenizer.json").is_file():
         if missing := [module for module in ("sentencepiece", "google.protobuf") if not _is_installed(module)]:
             raise ModelError(f"{part} of {name} needs {', '.join(missing)} to read {PIECES}: pip install 'diffclf[t5]'")
-    if part not in WITHOUT_WEIGHTS:
+    if weights and part not in WITHOUT_WEIGHTS:
         _variant(part, [path.name for path in folder.iterdir()], f"{name} (in {folder})", str(folder.parent))
-    check_shards(folder, name)
+    if weights:
+        check_shards(folder, name)
 
 
 def check_shards(folder: Path, name: str) -> None:
@@ -207,15 +211,21 @@ def _advice(path: Path) -> str:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in SINGLE_FILE)
     if checkpoints := [file for file in files if file.suffix in SINGLE_FILE]:
-        load = f"P.from_single_file({str(checkpoints[0])!r})"
-        return f"but {checkpoints[0].name}, a checkpoint in a single file. {_convert(load, 'StableDiffusionPipeline')}"
+        load, config = f"P.from_single_file({str(checkpoints[0])!r})", ""
+        if checkpoints[0].suffix == ".safetensors":
+            config = (
+                f"Give a model of its kind as config=, as: load_model({str(checkpoints[0])!r}, config='sd-2-base'). "
+            )
+        advice = config + _convert(load, "StableDiffusionPipeline")
+        return f"but {checkpoints[0].name}, a checkpoint in a single file. {advice}"
     return f"so it is no pipeline of diffusers; {SUPPORTED}"
 
 
-def hub_folder(name: str, local_only: bool = False) -> Path:
+def hub_folder(name: str, *, local_only: bool = False, weights: bool = True) -> Path:
     """Download the needed files of a model on the hub, after a check of its kind; return its folder in the cache.
 
-    The folder's name is the commit. With `local_only` nothing is downloaded. Raises ModelError if a file is missing.
+    The folder's name is the commit. With `local_only` nothing is downloaded, and without `weights` the small files
+    alone. Raises ModelError if a file is missing.
     """
     from huggingface_hub import constants, errors, hf_hub_download, snapshot_download
 
@@ -227,7 +237,7 @@ def hub_folder(name: str, local_only: bool = False) -> Path:
         index = read_object(Path(hf_hub_download(filename=INDEX, **at)), name)
         parts = parts_of(check_kind(index, name), index)
         needed = [INDEX, CALIBRATION, *(f"{part}/*{ending}" for part in parts for ending in (".json", ".txt", PIECES))]
-        weighty = [part for part in parts if part not in WITHOUT_WEIGHTS]
+        weighty = [part for part in parts if weights and part not in WITHOUT_WEIGHTS]
         variants = {} if local_only else _hub_variants(weighty, name)
         for part in weighty:
             variant = variants.get(part, "")
@@ -259,7 +269,9 @@ def hub_folder(name: str, local_only: bool = False) -> Path:
             f"no model {name!r} here: no such directory, not (or not all of it) in the cache {constants.HF_HUB_CACHE}, "
             f"and {why}"
         ) from error
-    if not variants:  # without the hub's list of files a download that was broken off looks like a whole one
+    if (
+        weights and not variants
+    ):  # without the hub's list of files a download that was broken off looks like a whole one
         try:
             for part in parts:
                 check_files(part, folder / part, name)

