@@ -1,6 +1,8 @@
 """Stable Diffusion 3: the loss that diffusers trains it with, and a noise schedule that no sampling changes."""
 
 import math
+import shutil
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -108,3 +110,23 @@ def test_schedulers_that_are_none_are_refused():
         flow_schedule({"use_dynamic_shifting": True, "base_image_seq_len": 64, "max_image_seq_len": 64}, "m")
     with pytest.raises(UnsupportedModelError, match="must be FlowMatchEuler.*, got DDIMScheduler"):
         SD3Model.read_schedule(diffusers.DDIMScheduler(), "m")
+
+
+def test_t5_is_left_out_on_request_and_need_not_be_there(tiny_sd3, tiny_sd3_folder, tiny_sd_folder, tmp_path):
+    folder = Path(shutil.copytree(tiny_sd3_folder, tmp_path / "sd3"))
+    shutil.rmtree(folder / "text_encoder_3")
+    shutil.rmtree(folder / "tokenizer_3")
+    with pytest.raises(
+        ModelError, match=r"no text_encoder_3: .*without=\['text_encoder_3'\].*or --without text_encoder_3"
+    ):
+        load_model(folder)
+    model = load_model(folder, device="cpu", without=["text_encoder_3"])
+    cond, with_t5 = (each.encode_prompts(["a red bag"]).tensors["hidden_states"] for each in (model, tiny_sd3))
+    n_clip = cond.shape[1] - model.t5_length
+    assert (
+        torch.equal(cond[:, :n_clip], with_t5[:, :n_clip]) and not cond[:, n_clip:].any() and with_t5[:, n_clip:].any()
+    )
+    assert model.fingerprint != tiny_sd3.fingerprint
+    for name, part in ((folder, "text_encoder_2"), (tiny_sd_folder, "text_encoder_3")):
+        with pytest.raises(ModelError, match=f"without must name parts that .* can do without, .*, got {part}"):
+            load_model(name, without=[part])

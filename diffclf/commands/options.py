@@ -54,6 +54,7 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> "argparse._Mutu
     add("--config", metavar="NAME", help="for a model in a single safetensors file: a model of its kind")
     add("--lora", metavar="FILE", help="LoRA to add to the model's weights: a safetensors file, or its folder")
     add("--lora-scale", type=float, default=1.0, metavar="S", help="what it is multiplied by (default %(default)s)")
+    add("--without", nargs="+", default=(), metavar="PART", help="parts to leave out: text_encoder_3 (SD3's T5)")
     add("--loss", default="l2", choices=LOSSES, help="prediction error that decides (default %(default)s)")
     add("--seed", type=int, default=0, help="seed of the noise (default %(default)s)")
     add("--temperature", type=positive, default=1.0, help="divides the scores before the softmax (default %(default)s)")
@@ -120,7 +121,7 @@ def _pruning(args: argparse.Namespace) -> Strategy:
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `load_model`."""
-    names = ("device", "dtype", "compile", "memory", "lora", "lora_scale", "config")
+    names = ("device", "dtype", "compile", "memory", "lora", "lora_scale", "config", "without")
     return {"name_or_path": args.model} | {name: getattr(args, name) for name in names}
 
 

@@ -29,7 +29,7 @@ from diffclf.models.sdxl import SDXLModel
 from diffclf.models.stable_diffusion import StableDiffusionModel
 
 __all__ = ["CALIBRATION", "HUB_ID", "INDEX", "READ_ERRORS", "check_files", "check_kind", "check_scheduler"]
-__all__ += ["check_shards", "first_line", "hub_folder", "parts_of", "read_object", "weight_files"]
+__all__ += ["check_shards", "first_line", "hub_folder", "leave_out", "parts_of", "read_object", "weight_files"]
 
 INDEX = "model_index.json"
 CALIBRATION = "racing.json"
@@ -80,6 +80,15 @@ def check_kind(index: dict[str, Any], name: str) -> type[LatentDiffusionModel]:
     return MODELS[kind]
 
 
+def leave_out(without: Sequence[str], index: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a pipeline's index without some parts; raise ModelError for one that its kind cannot do without."""
+    optional = [part for model in KINDS if model.kind == index.get("_class_name") for part in model.optional]
+    if not set(without) <= set(optional):
+        can = ", ".join(optional) or "nothing"
+        raise ModelError(f"without must name parts that {name} can do without, {can}, got {', '.join(without):.80}")
+    return index | dict.fromkeys(without)
+
+
 def parts_of(model_class: type[LatentDiffusionModel], index: dict[str, Any]) -> list[str]:
     """Return the parts of a pipeline that are read: all of its kind but the optional ones that it lacks."""
     lacks = [part for part in model_class.optional if index.get(part) in (None, [None, None])]
@@ -94,7 +103,7 @@ def check_files(part: str, folder: Path, name: str, weights: bool = True) -> Non
     """
     if not folder.is_dir():
         may_lack = any(part in model.optional for model in KINDS)
-        advice = f' (to do without it, set "{part}" to [null, null] in {folder.parent / INDEX})' if may_lack else ""
+        advice = f" (to do without it: load_model(..., without=[{part!r}]), or --without {part})" if may_lack else ""
         raise ModelError(f"{name} has no {part}: {folder} is missing{advice}")
     if part in WITHOUT_WEIGHTS and (folder / PIECES).is_file() and not (folder / "tokenizer.json").is_file():
         if missing := [module for module in ("sentencepiece", "google.protobuf") if not _is_installed(module)]:
@@ -221,11 +230,11 @@ def _advice(path: Path) -> str:
     return f"so it is no pipeline of diffusers; {SUPPORTED}"
 
 
-def hub_folder(name: str, *, local_only: bool = False, weights: bool = True) -> Path:
+def hub_folder(name: str, *, local_only: bool = False, weights: bool = True, without: Sequence[str] = ()) -> Path:
     """Download the needed files of a model on the hub, after a check of its kind; return its folder in the cache.
 
     The folder's name is the commit. With `local_only` nothing is downloaded, and without `weights` the small files
-    alone. Raises ModelError if a file is missing.
+    alone. Parts in `without` are left out. Raises ModelError if a file is missing.
     """
     from huggingface_hub import constants, errors, hf_hub_download, snapshot_download
 
@@ -234,7 +243,7 @@ def hub_folder(name: str, *, local_only: bool = False, weights: bool = True) -> 
     fetch = f"from diffclf import load_model; load_model({name!r}, device='cpu')"
     fetch = f'to download what is missing: HF_HUB_OFFLINE=0 python -c "{fetch}"'
     try:
-        index = read_object(Path(hf_hub_download(filename=INDEX, **at)), name)
+        index = leave_out(without, read_object(Path(hf_hub_download(filename=INDEX, **at)), name), name)
         parts = parts_of(check_kind(index, name), index)
         needed = [INDEX, CALIBRATION, *(f"{part}/*{ending}" for part in parts for ending in (".json", ".txt", PIECES))]
         weighty = [part for part in parts if weights and part not in WITHOUT_WEIGHTS]

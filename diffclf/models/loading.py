@@ -47,6 +47,7 @@ def load_model(
     lora: str | os.PathLike[str] | None = None,
     lora_scale: float = 1.0,
     config: str | os.PathLike[str] | None = None,
+    without: Sequence[str] = (),
 ) -> DiffusionModel:
     """Load a diffusion model.
 
@@ -67,6 +68,7 @@ def load_model(
         lora_scale: what its change of the weights is multiplied by.
         config: for a checkpoint in a single file, a model of the same kind, of which everything but the weights is
             read: a folder, a mirror's name or a hub id.
+        without: parts to leave out and not to download: "text_encoder_3", the T5 of Stable Diffusion 3.
 
     Raises:
         ModelError: there is no such model, or its files are incomplete.
@@ -78,8 +80,8 @@ def load_model(
     lora = lora and lora_file(lora)
     name = os.fspath(name_or_path) if isinstance(name_or_path, os.PathLike) else name_or_path
     file = None if config is None else check_single_file(name)
-    folder, version, source = _locate(name_or_path if file is None else config, weights=file is None)
-    index = layout.read_object(folder / layout.INDEX, name)
+    folder, version, source = _locate(name_or_path if file is None else config, weights=file is None, without=without)
+    index = layout.leave_out(without, layout.read_object(folder / layout.INDEX, name), name)
     model_class = layout.check_kind(index, name)
     classes = {part: (model_class.parts[part] or index[part][1:])[0] for part in layout.parts_of(model_class, index)}
     own = [part for part in classes if version and (part in VERSIONED or (version / part).is_dir())]
@@ -129,10 +131,10 @@ def _device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _locate(name_or_path: str | os.PathLike[str], weights: bool = True) -> tuple[Path, Path | None, str]:
+def _locate(name_or_path: str | os.PathLike[str], **download: Any) -> tuple[Path, Path | None, str]:  # noqa: ANN401
     """Return the folder of a model, the folder of its version if one was asked for, and its `source`.
 
-    Without `weights`, they are not downloaded.
+    `download` has options of `layout.hub_folder`.
     """
     if not isinstance(name_or_path, str | os.PathLike) or not os.fspath(name_or_path).strip():
         raise ModelError(f"model must be a built-in name, a directory or a hub id, got {name_or_path!r}")
@@ -146,21 +148,21 @@ def _locate(name_or_path: str | os.PathLike[str], weights: bool = True) -> tuple
         return folder, folder / "versions" / version if at else None, f"embedded model {name}"
     if isinstance(name_or_path, str) and name in MIRRORS:
         original, mirror = MIRRORS[name]
-        folder, _, source = _on_hub(mirror, weights)
+        folder, _, source = _on_hub(mirror, **download)
         return folder, None, f"{source}, a copy of the withdrawn {original}"
     with _explained(f"model must be a built-in name, a directory or a hub id, got {name!r:.80}", Path.cwd()):
         path = Path(name).expanduser()  # RuntimeError: a home folder of nobody
         if path.exists():  # OSError: a name that is too long
             return path, None, str(path.absolute())
     if isinstance(name_or_path, str) and layout.HUB_ID.fullmatch(name):
-        return _on_hub(name, weights)
+        return _on_hub(name, **download)
     known = f"{known_models(built_in)}; copies of withdrawn models: {', '.join(MIRRORS)}"
     raise ModelError(f"no model {name!r}: not built in ({known}), no such directory, and no hub id (owner/name)")
 
 
-def _on_hub(name: str, weights: bool) -> tuple[Path, None, str]:
+def _on_hub(name: str, **download: Any) -> tuple[Path, None, str]:  # noqa: ANN401
     """Return what `_locate` does for a hub id; its source names the commit."""
-    folder = layout.hub_folder(name, weights=weights)
+    folder = layout.hub_folder(name, **download)
     return folder, None, f"{name.partition('@')[0]}@{folder.name}"
 
 
