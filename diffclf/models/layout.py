@@ -122,7 +122,8 @@ def check_shards(folder: Path, name: str) -> None:
         if other := sorted({str(shard) for shard in shards if not str(shard).endswith(".safetensors")}):
             raise ModelError(f"{index.name} of {name} must name safetensors files only, got {', '.join(other)}")
         if missing := sorted({str(shard) for shard in shards if not (folder / str(shard)).is_file()}):
-            raise ModelError(f"{name} lacks {', '.join(missing)}, which {index.name} names (in {folder})")
+            what = f"{folder.name} of {name} lacks {', '.join(missing)}"
+            raise ModelError(f"{what}, which {index.name} names (in {folder})")
 
 
 def _is_installed(module: str) -> bool:

@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from diffclf.datasets.compositional import REVISION, WINOGROUND
 from diffclf.datasets.hub import HUB, lacking
-from diffclf.models import ModelError, load_model
+from diffclf.models import ModelError, UnsupportedModelError, load_model
 from diffclf.models.batch_size import measure_rate
 from diffclf.models.layout import INDEX, hub_folder
 from diffclf.models.mirrors import MIRRORS
@@ -58,11 +58,13 @@ def local_place(kind: str, name: str) -> str | None:
         return name
     if name in HUB:
         return None if lacking(name) else name
-    revision = REVISION if name == WINOGROUND else revision
+    at = {"repo_type": kind, "revision": (REVISION if name == WINOGROUND else revision) or None}
     try:
-        if kind == "model" and isinstance(try_to_load_from_cache(repository, INDEX, revision=revision or None), str):
+        if kind == "model" and isinstance(try_to_load_from_cache(repository, INDEX, **at), str):
             return str(hub_folder(mirrored, local_only=True))  # of which not all files are downloaded
-        return snapshot_download(repository, repo_type=kind, revision=revision or None, local_files_only=True)
+        return snapshot_download(repository, **at, local_files_only=True)
+    except UnsupportedModelError:  # it is here; loading it says what is wrong
+        return snapshot_download(repository, **at, local_files_only=True)
     except (LocalEntryNotFoundError, ModelError):
         return None
 
