@@ -5,6 +5,7 @@ imports torch or a Hugging Face library, which read them once.
 """
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", MPLBACKEND="agg")
@@ -30,82 +31,36 @@ def mini_sd():
     return load_model("mini-sd", device="cpu")
 
 
-@pytest.fixture(scope="session")
-def tiny_sd_folder(tmp_path_factory):
-    """The folder of a tiny random Stable Diffusion; copy it before changing a file."""
-    from tiny import save_tiny_sd
-
-    return save_tiny_sd(tmp_path_factory.mktemp("tiny-sd"))
-
-
-@pytest.fixture(scope="session")
-def tiny_dit_folder(tmp_path_factory):
-    """The folder of a tiny random DiT with a learned variance; copy it before changing a file."""
-    from tiny import save_tiny_dit
-
-    return save_tiny_dit(tmp_path_factory.mktemp("tiny-dit"))
+TINY = {
+    "tiny_sd": ("sd", {}),
+    "tiny_dit": ("dit", {}),
+    "tiny_sdxl": ("sdxl", {}),
+    "tiny_sd3": ("sd3", {}),
+    "tiny_sd3_without_t5": ("sd3", {"t5": False}),
+    "tiny_alpha": ("pixart", {}),
+    "tiny_sigma": ("pixart", {"sigma": True}),
+}
+"""Fixture -> the function `save_tiny_...` of tests/tiny.py, and its options."""
 
 
-@pytest.fixture(scope="session")
-def tiny_sdxl_folder(tmp_path_factory):
-    """The folder of a tiny random Stable Diffusion XL; copy it before changing a file."""
-    from tiny import save_tiny_sdxl
+def _tiny(name):
+    """Return the fixtures of a tiny random model: its folder, to be copied before a file is changed; the model."""
+    kind, options = TINY[name]
 
-    return save_tiny_sdxl(tmp_path_factory.mktemp("tiny-sdxl"))
+    @pytest.fixture(scope="session", name=f"{name}_folder")
+    def folder(tmp_path_factory):
+        save = getattr(import_module("tiny"), f"save_tiny_{kind}")
+        return save(tmp_path_factory.mktemp(name.replace("_", "-")), **options)
 
+    @pytest.fixture(scope="session", name=name)
+    def model(request):
+        return load_model(request.getfixturevalue(f"{name}_folder"), device="cpu")
 
-@pytest.fixture(scope="session")
-def tiny_sd3_folder(tmp_path_factory):
-    """The folder of a tiny random Stable Diffusion 3 with T5; copy it before changing a file."""
-    from tiny import save_tiny_sd3
-
-    return save_tiny_sd3(tmp_path_factory.mktemp("tiny-sd3"))
-
-
-@pytest.fixture(scope="session")
-def tiny_alpha_folder(tmp_path_factory):
-    """The folder of a tiny random PixArt-alpha that reads sizes; copy it before changing a file."""
-    from tiny import save_tiny_pixart
-
-    return save_tiny_pixart(tmp_path_factory.mktemp("tiny-alpha"))
+    return folder, model
 
 
-@pytest.fixture(scope="session")
-def tiny_sigma_folder(tmp_path_factory):
-    """The folder of a tiny random PixArt-Sigma; copy it before changing a file."""
-    from tiny import save_tiny_pixart
-
-    return save_tiny_pixart(tmp_path_factory.mktemp("tiny-sigma"), sigma=True)
-
-
-@pytest.fixture(scope="session")
-def tiny_sdxl(tiny_sdxl_folder):
-    return load_model(tiny_sdxl_folder, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def tiny_sd3(tiny_sd3_folder):
-    return load_model(tiny_sd3_folder, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def tiny_alpha(tiny_alpha_folder):
-    return load_model(tiny_alpha_folder, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def tiny_sigma(tiny_sigma_folder):
-    return load_model(tiny_sigma_folder, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def tiny_sd(tiny_sd_folder):
-    return load_model(tiny_sd_folder, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def tiny_dit(tiny_dit_folder):
-    return load_model(tiny_dit_folder, device="cpu")
+for tiny_name in TINY:
+    globals()[f"_{tiny_name}_folder"], globals()[f"_{tiny_name}"] = _tiny(tiny_name)
 
 
 @pytest.fixture(scope="session")

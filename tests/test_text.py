@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import edit_json, save_tiny_sd3, tiny_scheduler
+from tiny import edit_json, tiny_scheduler
 
 from diffclf import DiffusionClassifier, Exhaustive, Racing
 from diffclf.commands.main import main
@@ -20,16 +20,6 @@ FAMILIES = ["tiny_sdxl", "tiny_sd3", "tiny_sd3_without_t5", "tiny_alpha", "tiny_
 PROMPTS = {"sneaker": "A photo of a Red sneaker", "bag": "a blue bag", "coat": "a coat"}
 LONG = "a photo of the red sneaker to the left of the blue bag to the right of the coat"
 TIMESTEPS = (3, 400, 999)
-
-
-@pytest.fixture(scope="session")
-def tiny_sd3_without_t5_folder(tmp_path_factory):
-    return save_tiny_sd3(tmp_path_factory.mktemp("tiny-sd3-without-t5"), t5=False)
-
-
-@pytest.fixture(scope="session")
-def tiny_sd3_without_t5(tiny_sd3_without_t5_folder):
-    return load_model(tiny_sd3_without_t5_folder, device="cpu")
 
 
 @pytest.fixture(params=FAMILIES)
