@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from diffclf.commands.extras import require
-from diffclf.commands.options import positive
+from diffclf.commands.options import add_notebook_arguments, positive
 from diffclf.texttable import plural
 
 if TYPE_CHECKING:
@@ -36,13 +36,9 @@ class Lack(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of `diffclf doctor`."""
-    add = parser.add_argument
-    add("--profile", default="", help="smoke, mini, full or paper (default: $DIFFCLF_PROFILE, else mini)")
-    add("--only", default="", metavar="01,03", help="numbers or names of notebooks, by commas")
-    parameter = {"dest": "parameters", "nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
-    add("-p", **parameter, help="set a parameter in every notebook that has it; may be repeated")
+    add_notebook_arguments(parser)
     seconds = "seconds of measuring the networks, shared among them (default %(default)s)"
-    add("--seconds", type=positive, default=30.0, metavar="S", help=seconds)
+    parser.add_argument("--seconds", type=positive, default=30.0, metavar="S", help=seconds)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What `classify`, `evaluate` and `bench` share: options, and the classifier that they determine."""
+"""Options that several commands share, and the classifier that some of them determine."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,8 @@ from diffclf.prompts import TEMPLATE, prompts_from_labels, read_prompts
 from diffclf.pruning import Exhaustive, Racing, Staged, Strategy
 from diffclf.pruning.within import Within
 
-__all__ = ["add_classifier_arguments", "count", "first_reasons", "make_classifier", "make_prompts", "make_pruning"]
-__all__ += ["model_options"]
+__all__ = ["add_classifier_arguments", "add_notebook_arguments", "count", "first_reasons", "make_classifier"]
+__all__ += ["make_prompts", "make_pruning", "model_options", "positive"]
 
 
 def count(text: str) -> int:
@@ -36,6 +36,15 @@ def first_reasons(bad: Mapping[object, str]) -> str:
     """Return the reasons why images cannot be used, at most five of them."""
     reasons = list(bad.values())
     return "; ".join(reasons[:5]) + (f"; and {len(reasons) - 5} more" if len(reasons) > 5 else "")
+
+
+def add_notebook_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that choose notebooks, their profile and their parameters."""
+    add = parser.add_argument
+    add("--profile", default="", help="smoke, mini, full or paper (default: $DIFFCLF_PROFILE, else mini)")
+    add("--only", default="", metavar="01,03", help="numbers or names of notebooks, by commas")
+    parameter = {"dest": "parameters", "nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
+    add("-p", **parameter, help="set a parameter in every notebook that has it; may be repeated")
 
 
 def add_classifier_arguments(parser: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":

@@ -3,17 +3,15 @@
 import argparse
 
 from diffclf.commands.extras import require
+from diffclf.commands.options import add_notebook_arguments
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of `diffclf reproduce`."""
+    add_notebook_arguments(parser)
     add = parser.add_argument
-    add("--profile", default="", help="smoke, mini, full or paper (default: $DIFFCLF_PROFILE, else mini)")
-    add("--only", default="", metavar="01,03", help="numbers or names of notebooks, by commas")
-    parameter = {"dest": "parameters", "nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
-    add("-p", **parameter, help="set a parameter in every notebook that has it; may be repeated")
     add("--dry-run", action="store_true", help="print evaluations, time and downloads; run nothing")
     add("--jobs", type=int, default=1, help="notebooks at a time; they share the cores (default: 1)")
     add("--no-report", action="store_true", help="do not build the HTML report")

@@ -1,6 +1,7 @@
 """What a run will cost, before it starts: denoiser evaluations, time, downloads."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from math import isnan, nan
@@ -61,9 +62,8 @@ def local_place(kind: str, name: str) -> str | None:
     at = {"repo_type": kind, "revision": (REVISION if name == WINOGROUND else revision) or None}
     try:
         if kind == "model" and isinstance(try_to_load_from_cache(repository, INDEX, **at), str):
-            return str(hub_folder(mirrored, local_only=True))  # of which not all files are downloaded
-        return snapshot_download(repository, **at, local_files_only=True)
-    except UnsupportedModelError:  # it is here; loading it says what is wrong
+            with suppress(UnsupportedModelError):  # it is here; loading it says what is wrong
+                return str(hub_folder(mirrored, local_only=True))  # of which not all files are downloaded
         return snapshot_download(repository, **at, local_files_only=True)
     except (LocalEntryNotFoundError, ModelError):
         return None
