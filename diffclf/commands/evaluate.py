@@ -19,30 +19,25 @@ writes summary-2-of-8.json alone. The command without --shard finds everything i
 import argparse
 import json
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from diffclf.bank import ErrorBank
 from diffclf.classifier import DiffusionClassifier
+from diffclf.commands.items import Item, named, read_dataset, read_folder, say, skipped_images, unusable
 from diffclf.commands.options import (
     add_classifier_arguments,
     count,
-    first_reasons,
     make_classifier,
-    make_prompts,
     make_pruning,
     model_options,
 )
-from diffclf.datasets import load_dataset
-from diffclf.datasets.folder import ClassFolder, shown, unreadable
 from diffclf.engines import ENGINES, Job, fill, make_workers
 from diffclf.engines.job import block_size
 from diffclf.files import write_csv, write_json
-from diffclf.images import ImageLike, list_images
 from diffclf.models.loading import built_in_models
 from diffclf.models.precision import precision
 from diffclf.progress import progress
@@ -54,28 +49,6 @@ from diffclf.texttable import plural, printable, text_table
 __all__ = ["add_arguments", "run"]
 
 WIDEST_TABLE = 20
-
-
-class _Item(NamedTuple):
-    """An image of a run: its name in the results, the image or its path, and the name of its class."""
-
-    name: str
-    image: ImageLike
-    label: str
-
-
-class _Data(NamedTuple):
-    """What a run is about.
-
-    `prompts` are (prompt, classname) pairs, `empty` classes without images; `positions` finds the classes of a data set
-    among a network's labels.
-    """
-
-    name: str
-    items: list[_Item]
-    prompts: list[tuple[str, str]]
-    empty: Sequence[str] = ()
-    positions: Callable[[Sequence[str]], list[int]] | None = None
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -116,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     pruning = make_pruning(args)
     if args.ray_address is not None and args.engine != "ray":
         raise ValueError(f"--ray-address is for --engine ray, got --engine {args.engine}")
-    data = _dataset(args) if args.dataset is not None else _folder(args)
+    data = read_dataset(args) if args.dataset is not None else read_folder(args)
     out = args.out or Path(f"{Path(data.name).resolve().name}-results")
     _check_out(out, args.bank, data.name)
     first, step = args.shard or (1, 1)
@@ -124,9 +97,9 @@ def run(args: argparse.Namespace) -> int:
     if not items:
         raise ValueError(f"shard must be one of at most {len(data.items)}, one image each, got {first}/{step}")
     in_workers = args.engine == "ray" or (args.workers or 1) > 1
-    skipped = {} if in_workers else _unusable(items, data, args.skip_unreadable)  # workers check their own images
+    skipped = {} if in_workers else unusable(items, data, args.skip_unreadable)  # workers check their own images
     if data.empty:
-        _say(f"no image of {', '.join(data.empty)}, which can still be predicted")
+        say(f"no image of {', '.join(data.empty)}, which can still be predicted")
 
     classifier = make_classifier(args, data.prompts, pruning, data.positions)
     if data.positions and (own := classifier.model.labels):  # the classes have the network's names
@@ -163,86 +136,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _dataset(args: argparse.Namespace) -> _Data:
-    """Return the data set that the options name; raise ValueError if they do not fit together."""
-    if args.folder is not None or args.labels_from_folders:
-        raise ValueError("--dataset is in place of FOLDER and --labels-from-folders, got both")
-    data = load_dataset(args.dataset, args.split, args.n_images)
-    if data.captions is not None:
-        raise ValueError(f"{args.dataset} has a list of captions per image, expected a data set with classes")
-    if args.prompts is None and args.template is None:
-        pairs = [(prompt, name) for name, prompt in data.prompts.items()]
-    else:
-        pairs = make_prompts(args, data.classnames)
-        _check_classes(pairs, data.classnames, f"class of {args.dataset}", args)
-    images = zip(list_images(data.images), data.labels, strict=True)
-    items = [_Item(shown(name), image, data.classnames[label]) for (image, name), label in images]
-    return _Data(args.dataset, items, pairs, positions=data.positions)
-
-
-def _folder(args: argparse.Namespace) -> _Data:
-    """Return the folder's images, and say what in it is none."""
-    if args.folder is None:
-        raise ValueError("one of FOLDER and --dataset NAME is required (see `diffclf evaluate --help`)")
-    if not args.labels_from_folders and args.prompts is None:
-        raise ValueError("one of the arguments --labels-from-folders --prompts is required with FOLDER")
-    if args.n_images is not None:
-        raise ValueError("--n-images is for --dataset, got FOLDER; --dataset FOLDER takes a folder as a data set")
-    folder = ClassFolder(args.folder)
-    pairs = make_prompts(args, [name.replace("_", " ") for name in folder.classnames])
-    if args.prompts is None:
-        pairs = [(prompt, name) for (prompt, _), name in zip(pairs, folder.classnames, strict=True)]
-    _check_classes(pairs, folder.classnames, f"sub-folder of {folder.path}", args)
-    if folder.ignored:
-        names = ", ".join(shown(path.name) for path in folder.ignored[:3])
-        names += ", ..." if len(folder.ignored) > 3 else ""
-        what = "entry that is" if len(folder.ignored) == 1 else "entries that are"
-        _say(f"ignoring {len(folder.ignored)} {what} no image of a class: {names}")
-    labels = {image.label for image in folder.images}
-    empty = [name for name in folder.classnames if name not in labels]
-    return _Data(args.folder, [_Item(*image) for image in folder.images], pairs, empty)
-
-
-def _say(message: str) -> None:
-    """Print a line about the folder on stderr."""
-    print(f"diffclf: {printable(message)}", file=sys.stderr)
-
-
-def _unusable(items: Sequence[_Item], data: _Data, skip: bool) -> dict[str, str]:
-    """Return the names of the images that cannot be used, with the reasons.
-
-    Raises ValueError if there are some and `skip` is False, or no image can be used.
-    """
-    named = [_named(item) for item in items]
-    bad = unreadable(progress(named, desc="checking images", unit="image"))
-    return _skipped(items, bad, skip, data.name)
-
-
-def _named(item: _Item) -> tuple[ImageLike, str]:
-    """Return an image with its name in messages."""
-    return item.image, str(item.image) if isinstance(item.image, str | os.PathLike) else item.name
-
-
-def _skipped(items: Sequence[_Item], bad: Mapping[int, str], skip: bool, source: str) -> dict[str, str]:
-    """Return name -> reason of the images at bad positions; raise ValueError if they may not be skipped."""
-    if bad and not skip:
-        raise ValueError(f"{first_reasons(bad)}; --skip-unreadable leaves such images out")
-    if len(bad) == len(items):
-        raise ValueError(f"no image of {source} can be used: {first_reasons(bad)}")
-    if bad:
-        _say(f"skipping {plural(len(bad), 'image')} that cannot be used: {first_reasons(bad)}")
-    return {items[position].name: bad[position] for position in sorted(bad)}
-
-
-def _check_classes(
-    pairs: Sequence[tuple[str, str]], classnames: Sequence[str], what: str, args: argparse.Namespace
-) -> None:
-    """Raise ValueError if a class of the images has no prompt."""
-    known = {classname for _, classname in pairs}
-    if unknown := [name for name in classnames if name not in known]:
-        raise ValueError(f"every {what} must be a classname in {args.prompts}, got {', '.join(map(repr, unknown))}")
-
-
 def _check_out(out: Path, bank: Path | None, source: str) -> None:
     """Raise ValueError unless the results and the bank can go to their folders."""
     for name, place in (("out", out), ("bank", bank)):
@@ -264,7 +157,7 @@ def _open_bank(classifier: DiffusionClassifier, banks: Path) -> ErrorBank:
 
 
 def _fill(
-    args: argparse.Namespace, bank: ErrorBank, classifier: DiffusionClassifier, items: Sequence[_Item]
+    args: argparse.Namespace, bank: ErrorBank, classifier: DiffusionClassifier, items: Sequence[Item]
 ) -> tuple[int, dict[str, str]]:
     """Let workers fill the bank; return their evaluations, and the images that cannot be used with the reasons."""
     load = model_options(args) | {"dtype": args.dtype or str(bank.model.dtype).removeprefix("torch.")}
@@ -278,14 +171,14 @@ def _fill(
     size = block_size(bank, classifier.strategy_, len(items), workers.n)
     n_computed, bad = 0, {}
     with progress(total=len(items), desc=plural(workers.n, "worker"), unit="image") as bar:
-        for done in fill(workers, [_named(item) for item in items], size):
+        for done in fill(workers, [named(item) for item in items], size):
             n_computed += done.n_evaluations
             bad |= done.failed
             bar.update(done.n_images)
-    return n_computed, _skipped(items, bad, args.skip_unreadable, args.dataset or args.folder)
+    return n_computed, skipped_images(items, bad, args.skip_unreadable, args.dataset or args.folder)
 
 
-def _predict(classifier: DiffusionClassifier, bank: ErrorBank, items: Sequence[_Item]) -> list[dict[str, Any]]:
+def _predict(classifier: DiffusionClassifier, bank: ErrorBank, items: Sequence[Item]) -> list[dict[str, Any]]:
     """Return a row of predictions.csv per image; what the bank lacks is computed."""
     _, classnames = resolve_prompts(classifier.prompts, classifier.model.labels)
     tables = search(bank, [item.image for item in items], classifier.strategy_, classnames=classnames)
