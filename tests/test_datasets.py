@@ -216,6 +216,15 @@ def test_the_halves_of_a_folder_do_not_depend_on_the_seed(tmp_path):
         load_dataset(folder, "v2")
 
 
+def test_a_folder_with_one_image_per_class_has_no_tune_images(tmp_path):
+    folder = str(make_folder(tmp_path, a=1, b=1))
+    assert len(load_dataset(folder)) == 2
+    with pytest.raises(
+        ValueError, match="must have a class of two images or more for the split 'tune', got one of each"
+    ):
+        load_dataset(folder, "tune")
+
+
 def test_a_part_of_a_folder_is_a_prefix_and_balanced_as_long_as_there_are_images(tmp_path):
     folder = str(make_folder(tmp_path, a=4, b=25, c=10))
     whole = load_dataset(folder)

@@ -166,7 +166,7 @@ def load_folder(folder: Path, split: str = "test", n_images: int | None = None, 
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: unknown split, no image, fewer than two classes, or too many images asked for.
+        ValueError: unknown split, no image in it, fewer than two classes, or too many images asked for.
     """
     if split not in ("tune", "test", "all"):
         raise ValueError(f"split of a folder must be 'tune', 'test' or 'all', got {split!r}")
@@ -175,5 +175,7 @@ def load_folder(folder: Path, split: str = "test", n_images: int | None = None, 
     prompts = {name: prompt for prompt, name in prompts_from_labels(classnames)}
     labels = np.array([found.classnames.index(image.label) for image in found.images])
     part = np.arange(len(labels)) if split == "all" else halves(labels)[split]
+    if not len(part):
+        raise ValueError(f"{folder} must have a class of two images or more for the split {split!r}, got one of each")
     order = part[balanced_order(labels[part], seed)[: n_taken(n_images, len(part))]]
     return ImageSet(str(folder), [found.images[i].path for i in order], labels[order], classnames, prompts, order)
