@@ -287,3 +287,14 @@ def test_progress_is_silent_in_a_pipe_and_speaks_to_the_runner(tmp_path, monkeyp
     assert capsys.readouterr() == ("", "")
     assert sum(progress(range(5), desc="watched")) == 10
     assert "watched" in capsys.readouterr().err
+
+
+def test_a_folder_gets_its_full_path_and_a_name_stays(folder, tmp_path, monkeypatch):
+    parameters = 'profile: str = ""  # profile\nmodel: str = ""  # model\ndataset: str = ""  # images'
+    write_notebook(folder, "01_good", GOOD, parameters=parameters)
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "mini-sd", "pets"):
+        (tmp_path / name).mkdir()
+    for name, expected in (("mine", str(tmp_path / "mine")), ("mini-sd", "mini-sd"), ("pets", "pets"), ("a/b", "a/b")):
+        (job,) = plan("mini", parameters={"model": name, "dataset": name})
+        assert job.parameters["model"] == job.settings["model"] == job.settings["dataset"] == expected

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from diffclf.datasets.hub import HUB
+from diffclf.paths import embedded_models
 from diffclf.workbook import settings
 
 __all__ = ["Job", "choose", "plan"]
@@ -62,9 +64,17 @@ def _declared(notebook: Path) -> set[str]:
 
 
 def _value(name: str, value: object, setting: object) -> object:
-    """Return a parameter's value; a text becomes what YAML reads in it, unless the setting is a text."""
-    if not isinstance(value, str) or isinstance(setting, str):
+    """Return a parameter's value; a text becomes what YAML reads in it, unless the setting is a text.
+
+    The folder of a model or data set gets its full path, since a notebook runs in its own folder; a name of this
+    project goes before a folder of that name.
+    """
+    if not isinstance(value, str):
         return value
+    if isinstance(setting, str):
+        own = value.startswith("mini-") or value in HUB or value.partition("@")[0] in embedded_models("*.json")
+        is_folder = name.endswith(("model", "dataset")) and value and Path(value).is_dir()
+        return str(Path(value).resolve()) if is_folder and not own else value
     try:
         return yaml.safe_load(value)
     except Exception as error:  # yaml's classes, and those of a malformed tag
