@@ -20,7 +20,7 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 FRACTION = re.compile(r"(\d+\.\d+)")
 LINK = r"\[\d\d\]\(\.\./notebooks/(\d\d_\w+)\.ipynb\)"
-CHEAP = ("classify", "evaluate", "bank", "baseline", "reproduce")
+CHEAP = ("classify", "evaluate", "bank", "baseline", "reproduce", "doctor")
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -44,8 +44,9 @@ def run_command(line: str) -> None:
 
 
 @by_page
-def test_blocks_run_in_order_and_print_what_is_shown(page, tmp_path, monkeypatch, capsys):
+def test_blocks_run_in_order_and_print_what_is_shown(page, tiny_sd_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-model").symlink_to(tiny_sd_folder)
     names = {}
     for language, code, shown in BLOCK.findall(read(page)):
         if language == "python":
