@@ -20,7 +20,7 @@ CODE := diffclf tests notebooks
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report test test-all lint format lab train bench reference verify data-table lock FORCE
+.PHONY: help setup reproduce report test test-paper test-all lint format lab train bench reference verify data-table lock FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,7 +37,10 @@ test: setup  ## unit tests, then every notebook at the smoke profile
 	@$(PYTEST) -q tests
 	@HF_HUB_OFFLINE=1 DIFFCLF_PROFILE=smoke $(PYTEST) -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300 --nbval-kernel-startup-timeout 120 notebooks
 
-test-all: setup  ## unit tests, the slow ones too
+test-paper: setup  ## every notebook at the paper profile, with tiny models and data sets in the layout of the hub
+	@$(PYTEST) -q -m paper tests/test_paper_profile.py
+
+test-all: setup  ## all tests, the slow ones and those of the paper profile too
 	@$(PYTEST) -q -m "" tests
 
 lint: setup  ## ruff over code, tests and notebooks

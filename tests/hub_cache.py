@@ -14,12 +14,13 @@ from diffclf.prompts import read_prompts
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def put(cache, repo, files, commit=COMMIT, kind="dataset"):
+def put(cache, repo, files, commit=COMMIT, kind="dataset", ref="main"):
     """Write files (name -> bytes) of a repository into a cache as the hub's library does; return their folder."""
     place = cache / f"{kind}s--{repo.replace('/', '--')}"
     for folder in ("refs", "blobs", "snapshots"):
         (place / folder).mkdir(parents=True, exist_ok=True)
-    (place / "refs" / "main").write_text(commit)
+    (place / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+    (place / "refs" / ref).write_text(commit)
     for name, content in files.items():
         path, blob = place / "snapshots" / commit / name, place / "blobs" / sha256(content).hexdigest()
         path.parent.mkdir(parents=True, exist_ok=True)

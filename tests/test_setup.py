@@ -96,7 +96,7 @@ def test_ci_and_makefile_run_what_exists():
     assert commands <= set(COMMANDS)
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
-    assert {"set -euo pipefail", "make lint", "make test"} <= set(script.read_text().splitlines())
+    assert {"set -euo pipefail", "make lint", "make test", "make test-paper"} <= set(script.read_text().splitlines())
 
 
 def test_licence_is_the_same_everywhere():
