@@ -1,7 +1,8 @@
 """`diffclf bench`: how much faster the evaluator and the race are than the paper's loop, measured in one run.
 
 Notebook 14_racing says how accurate they are. `--workers N` measures N worker processes against one instead, and
-`--fleet` simulates what ImageNet costs on many GPUs (docs/scale.md).
+`--fleet` simulates what ImageNet costs on many GPUs (docs/scale.md). `--true-size NAME` runs a large model with random
+weights.
 """
 
 import argparse
@@ -14,10 +15,12 @@ import torch
 
 from diffclf.bench.fleet import PAPER_RATE, fleet_tables
 from diffclf.bench.throughput import measure_overhead, measure_throughput, time_races
+from diffclf.bench.true_size import TRUE_SIZES, measure_true_size
 from diffclf.bench.workers import measure_workers
 from diffclf.commands.options import count, positive
 from diffclf.datasets import load_dataset
 from diffclf.models import load_model
+from diffclf.models.precision import choose_dtype
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning import Hierarchical, Racing, Staged, Strategy
 from diffclf.texttable import text_table
@@ -46,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fleet", action="store_true", help="simulate ImageNet on 1, 8 and 1000 GPUs, no more")
     rate = "evaluations per second of a GPU, for --fleet (default: the paper's, about %(default)g on an RTX 3090)"
     add("--rate", type=positive, default=PAPER_RATE, metavar="R", help=rate)
+    sizes = "a large model at its true size, with random weights: memory and time of four evaluations, no more"
+    add("--true-size", choices=TRUE_SIZES, help=sizes)
+    add("--dtype", help="its precision: float32, tf32, float16 or bfloat16, for --true-size")
     add("--json", action="store_true", help="print the results as JSON")
 
 
@@ -55,6 +61,10 @@ def run(args: argparse.Namespace) -> int:
         return _show(fleet_tables(args.rate), args.json)
     if args.workers is not None:
         return _show({"workers": measure_workers(args.model, args.workers, args.rounds)}, args.json)
+    if args.true_size:
+        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        how = (device, choose_dtype(args.dtype, torch.device(device)), args.batch_size or 1)
+        return _show({"true size": {args.true_size: measure_true_size(args.true_size, *how)}}, args.json)
     model = load_model(args.model, device=args.device)
     found = {"overhead": measure_overhead(model, args.pairs, args.batch_size)}
     if not args.only_overhead:
