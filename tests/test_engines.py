@@ -93,6 +93,13 @@ def test_every_image_goes_to_one_worker():
     assert sum(each.n_images for each in done) == sum(each.n_evaluations for each in done) == 9 and workers.closed
 
 
+def test_workers_that_are_ready_before_get_blocks_at_once():
+    workers = Scripted()
+    workers.start(2)
+    ready = [workers.wait()[0][0] for _ in range(2)]
+    assert sum(each.n_images for each in fill(workers, NAMED, 2, ready)) == 9 and workers.closed
+
+
 def test_the_block_of_a_lost_worker_goes_to_another():
     workers = Scripted(w0=[None, WorkerLost("gone")], w1=[None, None, WorkerLost("gone")])
     done = list(fill(workers, NAMED, 3))

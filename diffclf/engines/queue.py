@@ -89,6 +89,10 @@ def fill(
     try:
         while todo or busy:
             workers.start(len(todo) + len(busy))
+            while todo and idle:
+                worker, block = idle.pop(), todo.popleft()
+                busy[worker] = block
+                workers.give(worker, block.read(images))
             for worker, answer in workers.wait():
                 block = busy.pop(worker, None)
                 if isinstance(answer, WorkerLost):
@@ -106,10 +110,6 @@ def fill(
                     idle.append(worker)
                     if block is not None:
                         yield Done(len(block.positions), answer.n_evaluations, answer.failed | block.failed)
-            while todo and idle:
-                worker, block = idle.pop(), todo.popleft()
-                busy[worker] = block
-                workers.give(worker, block.read(images))
     finally:
         workers.close()
 
