@@ -101,3 +101,11 @@ def test_the_command_times_all_data_sets(capsys, monkeypatch):
     found = json.loads(capsys.readouterr().out)
     assert found["mini-items"]["race"] == {"images": 3, "rounds": 2, "official": 2750}
     assert found["mini-coloured-items"]["label tree + race"]["official"] == 4750
+
+
+def test_workers_are_measured_on_banks_that_they_fill(monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("diffclf.bench.workers.IMAGES", 2)
+    assert main(["bench", "--workers", "1", "--rounds", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["workers"]["1 workers"]
+    assert found["seconds"] > 0 and found["speedup"] == found["least"] == found["largest"] == 1

@@ -19,6 +19,7 @@ from diffclf.bench.true_size import TRUE_SIZES, measure_true_size
 from diffclf.bench.workers import measure_workers
 from diffclf.commands.options import count, positive
 from diffclf.datasets import load_dataset
+from diffclf.engines import ENGINES
 from diffclf.models import load_model
 from diffclf.models.precision import choose_dtype
 from diffclf.models.protocol import DiffusionModel
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--only-overhead", action="store_true", help="the evaluator over the bare network, no more")
     add("--no-compile", action="store_true", help="leave the compiled network out: a minute less")
     add("--workers", type=count, metavar="N", help="N worker processes against one, no more")
+    add("--engine", choices=ENGINES, default="local", help="what runs the workers (default %(default)s)")
     add("--fleet", action="store_true", help="simulate ImageNet on 1, 8 and 1000 GPUs, no more")
     rate = "evaluations per second of a GPU, for --fleet (default: the paper's, about %(default)g on an RTX 3090)"
     add("--rate", type=positive, default=PAPER_RATE, metavar="R", help=rate)
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fleet:
         return _show(fleet_tables(args.rate), args.json)
     if args.workers is not None:
-        return _show({"workers": measure_workers(args.model, args.workers, args.rounds)}, args.json)
+        return _show({"workers": measure_workers(args.model, args.workers, args.rounds, args.engine)}, args.json)
     if args.true_size:
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         how = (device, choose_dtype(args.dtype, torch.device(device)), args.batch_size or 1)
