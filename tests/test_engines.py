@@ -150,8 +150,8 @@ def test_an_image_that_cannot_be_read_for_the_workers_is_reported():
 
 @pytest.mark.parametrize(
     ("strategy", "n_prompts", "n_images", "n_workers", "size"),
-    [(Exhaustive(4), 2, 1000, 2, 16), (Exhaustive(4), 2, 40, 2, 5), (Exhaustive(4), 2, 3, 2, 1)]
-    + [(Racing(16), 40, 1000, 2, 1), (Exhaustive(1), 2, 1000, 2, 48)],
+    [(Exhaustive(4), 2, 1000, 2, 16), (Exhaustive(4), 2, 160, 2, 5), (Exhaustive(4), 2, 3, 2, 1)]
+    + [(Racing(16), 40, 1000, 2, 1), (Exhaustive(1), 2, 4000, 2, 48)],
 )
 def test_blocks_fill_batches_and_leave_work_for_all(gaussian, tmp_path, strategy, n_prompts, n_images, n_workers, size):
     """64 batches of 2 are 16 images of 8 evaluations; a race asks for 8 trials of each prompt first."""

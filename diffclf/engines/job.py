@@ -80,9 +80,9 @@ def block_size(bank: ErrorBank, strategy: Strategy, n_images: int, n_workers: in
 
     They are enough for `BATCHES_AT_ONCE` batches of what the strategy asks for first, so that the last, partly filled
     batches of a block weigh little; no more than a search has in flight, which is what a lost worker loses; and few
-    enough that each worker gets four blocks, so that all end at about the same time.
+    enough that each worker gets sixteen blocks, so that all end at about the same time.
     """
     unknown = np.full((len(bank.prompts), len(bank.trials)), np.nan, dtype=np.float32)
     asked = int(strategy.next(unknown).sum())
     full = -(-BATCHES_AT_ONCE * bank.evaluator.batch_size // asked)
-    return max(1, min(IMAGES_IN_FLIGHT, full, n_images // (4 * n_workers)))
+    return max(1, min(IMAGES_IN_FLIGHT, full, n_images // (16 * n_workers)))
