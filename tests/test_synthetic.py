@@ -16,7 +16,16 @@ from diffclf.baselines.contrastive import load_contrastive
 from diffclf.baselines.features import load_features
 from diffclf.baselines.fitting import Fit, usual_fit
 from diffclf.baselines.supervised import load_supervised
-from diffclf.baselines.synthetic import augment, build_processor, build_resnet, sample_images, train_on_images
+from diffclf.baselines.synthetic import (
+    augment,
+    build_processor,
+    build_resnet,
+    crop_boxes,
+    random_crop,
+    sample_images,
+    small_resnet,
+    train_on_images,
+)
 from diffclf.commands.main import main
 from diffclf.datasets import load_dataset
 from diffclf.datasets.folder import load_folder
@@ -60,9 +69,15 @@ def test_a_killed_sampling_goes_on_with_the_batch_it_stopped_at(tiny_sd, tmp_pat
     monkeypatch.setattr(tiny_sd.pipeline.vae, "decode", dies)
     with pytest.raises(KeyboardInterrupt):
         sample_images(tiny_sd.pipeline, prompts, 3, **options, folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    with open(file, "ab") as stopped:  # in the middle of a batch
+        stopped.write(bytes(5000))
     again, labels = sample_images(tiny_sd.pipeline, prompts, 3, **options, folder=tmp_path)
     assert len(calls) == 4 and labels.tolist() == [0, 0, 0, 1, 1, 1]
     np.testing.assert_array_equal(again, whole)
+    assert isinstance(again, np.memmap), "read from the file when needed"
+    sample_images(tiny_sd.pipeline, prompts, 3, **options, folder=tmp_path)
+    assert len(calls) == 4, "all are there"
     other, _ = sample_images(tiny_sd.pipeline, prompts, 3, **options, seed=1, folder=tmp_path)
     assert len(calls) == 7 and (other != whole).any()
 
@@ -98,6 +113,50 @@ def test_large_images_get_a_resnet_50():
     with torch.device("meta"):
         network = build_resnet(["a", "b"], 512)
     assert list(network.config.depths) == [3, 4, 6, 3] and network.config.layer_type == "bottleneck"
+
+
+def test_crops_have_the_areas_ratios_and_places_of_szegedy():
+    left, upper, right, lower = crop_boxes(4000, 400, torch.Generator().manual_seed(0)).T.double().numpy()
+    width, height = right - left, lower - upper
+    assert min(left.min(), upper.min()) >= 0 and max(right.max(), lower.max()) <= 400
+    assert 0.079 < (width * height / 400**2).min() < 0.09 and (width * height).max() / 400**2 > 0.95
+    ratio = np.log(width / height)
+    assert abs(ratio).max() < np.log(4 / 3) + 0.01 and abs(ratio.mean()) < 0.01
+    assert ratio.std() == pytest.approx(np.log(4 / 3) / np.sqrt(3), rel=0.1), "uniform but for what does not fit"
+    small = width * height < 0.5 * 400**2  # none of these is rejected
+    assert (width * height)[small].mean() == pytest.approx(0.29 * 400**2, rel=0.02)
+    assert (left[small] / (400 - width[small])).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_large_images_are_cropped_and_mirrored_and_at_the_test_resized_to_256_and_cropped():
+    images = torch.randint(256, (40, 96, 96, 3), generator=torch.Generator().manual_seed(0)).byte()
+    found, generator = random_crop(images, torch.Generator().manual_seed(3)), torch.Generator().manual_seed(3)
+    boxes, flips = crop_boxes(40, 96, generator), torch.rand(40, generator=generator) < 0.5
+    assert 10 < flips.sum() < 30
+    for image, box, flip, pixels in zip(images, boxes, flips, found, strict=True):
+        left, upper, right, lower = box
+        cut = Image.fromarray(image[upper:lower, left:right].numpy()).resize((224, 224), Image.Resampling.BICUBIC)
+        values = np.asarray(cut)[:, ::-1] if flip else np.asarray(cut)
+        np.testing.assert_array_equal(pixels.numpy(), np.float32(values.transpose(2, 0, 1)) / np.float32(127.5) - 1)
+    (plain,) = random_crop(images[:1], None)
+    whole = np.asarray(Image.fromarray(images[0].numpy()).resize((256, 256), Image.Resampling.BICUBIC))
+    expected = whole[16:240, 16:240].transpose(2, 0, 1) / 127.5 - 1
+    np.testing.assert_allclose(plain, expected, atol=1e-6)
+
+
+def test_large_images_are_trained_on_by_crops():
+    images = np.random.default_rng(0).integers(0, 256, (20, 96, 96, 3), dtype=np.uint8)
+    seen = []
+    network = small_resnet((4, 4), ["a", "b"])
+    network.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    train_on_images(network, images, np.arange(20) % 2, Fit(n_epochs=1, batch_size=9), seed=1)
+    assert [tuple(pixels.shape) for pixels in seen] == [(9, 3, 224, 224), (9, 3, 224, 224), (2, 3, 224, 224)]
+    generator = torch.Generator().manual_seed(1)
+    held_out = torch.randperm(20, generator=generator)[:2].sort().values
+    kept = torch.tensor([i for i in range(20) if i not in held_out])
+    first = torch.from_numpy(images)[kept[torch.randperm(18, generator=generator)][:9]]
+    torch.testing.assert_close(seen[0], random_crop(first, generator))
+    torch.testing.assert_close(seen[2], random_crop(torch.from_numpy(images)[held_out], None))
 
 
 def test_the_processor_is_the_diffusion_models_preprocessing():
@@ -181,6 +240,14 @@ def test_a_baseline_that_learns_gives_the_same_twice_and_leaves_its_network(
     assert [row["predicted"] for row in rows] == [data.classnames[found[row["image"]]] for row in rows]
 
 
+def test_samples_of_large_images_need_a_folder(folder, tiny_sd_folder, capsys, monkeypatch):
+    monkeypatch.setattr("diffclf.commands.baseline.SMALL", 31)
+    words = ["baseline", "synthetic", str(folder), "--model", str(tiny_sd_folder), "--samples", "10000"]
+    assert main(words) == 2
+    assert "synthetic needs a folder for 0.0614 GB of samples of" in (said := capsys.readouterr().err)
+    assert "--out DIR, got none" in said
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -214,8 +281,8 @@ def test_samples_of_another_model_are_not_taken_for_this_models(folder, tiny_sd_
     for model in (tiny_sd_folder, other):
         assert main([*words, str(tmp_path / "out"), "--model", str(model)]) == 0
     first, second = (tmp_path / "out" / "samples").iterdir()
-    drawn = [[np.load(path) for path in sorted(place.glob("*.npy"))] for place in (first, second)]
-    assert len(drawn[0]) == len(drawn[1]) > 0 and not np.array_equal(drawn[0][0], drawn[1][0])
+    drawn = [[path.read_bytes() for path in sorted(place.iterdir())] for place in (first, second)]
+    assert len(drawn[0]) == len(drawn[1]) > 0 and drawn[0][0] != drawn[1][0]
 
 
 def test_large_images_get_the_papers_settings():

@@ -59,7 +59,7 @@ def fit(
 
     Args:
         network: inputs (b, ...) -> logits (b, n_classes).
-        inputs: (n, ...) samples of any type.
+        inputs: (n, ...) samples of any type; one batch at a time is read, so that they may lie in a mapped file.
         labels: (n,) int64 classes.
         prepare: samples of a batch, and a generator for random augmentation or None -> what the network takes.
         groups: (n,) int64; samples of a group, such as those of a photograph, are held out together. None: each alone.

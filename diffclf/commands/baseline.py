@@ -7,7 +7,7 @@
 The test images are those of --test, else of FOLDER/test, else of FOLDER. With --out DIR a run has a folder:
 
     predictions.csv   a line per image: image, label, predicted, correct, probability
-    samples/          of synthetic: finished batches of samples by the model's weights; a killed run goes on there
+    samples/          of synthetic: the samples by the model's weights, size x size x 3 bytes each; a killed run goes on
     config.json, ...  the trained network, which `load_supervised(DIR)` or `load_features(DIR, model)` reads
 """
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from diffclf.baselines.contrastive import load_contrastive
 from diffclf.baselines.features import FeatureClassifier, Head, mid_features, save_head
-from diffclf.baselines.fitting import fit, usual_fit
+from diffclf.baselines.fitting import SMALL, fit, usual_fit
 from diffclf.baselines.supervised import SupervisedClassifier
 from diffclf.baselines.synthetic import build_processor, build_resnet, sample_images, train_on_images
 from diffclf.commands.options import count, first_reasons, positive
@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='prompt of a label, {} is its place (default "%(default)s")',
     )
     add("--model", metavar="NAME", help=f"built-in name, directory or hub id (default {', '.join(DEFAULTS.values())})")
-    add("--samples", type=count, default=200, metavar="N", help="synthetic: samples of a class (default %(default)s)")
+    samples = "synthetic: samples of a class (default %(default)s; the paper's 10000)"
+    add("--samples", type=count, default=200, metavar="N", help=samples)
     add("--steps", type=count, default=25, metavar="N", help="synthetic: steps of the sampler (default %(default)s)")
     guidance = "synthetic: scale of classifier-free guidance, 1 is none (default %(default)s)"
     add("--guidance", type=positive, default=1.0, metavar="W", help=guidance)
@@ -146,6 +147,9 @@ def _make(args: argparse.Namespace, data: ImageSet, train: ImageSet | None) -> _
 def _train_on_samples(args: argparse.Namespace, model: StableDiffusionModel, data: ImageSet) -> SupervisedClassifier:
     options = {"n_steps": args.steps, "guidance": args.guidance, "seed": args.seed}
     folder = None if args.out is None else args.out / "samples" / model.fingerprint
+    if folder is None and model.image_size > SMALL:
+        gb = len(data.classnames) * args.samples * 3 * model.image_size**2 / 1e9
+        raise ValueError(f"synthetic needs a folder for {gb:.3g} GB of samples of {model.name}: --out DIR, got none")
     images, labels = sample_images(model.pipeline, list(data.prompts.values()), args.samples, **options, folder=folder)
     network = build_resnet(data.classnames, model.image_size).to(model.device)
     train_on_images(network, images, labels, usual_fit(args.name, model.image_size, args.epochs), args.seed)
