@@ -11,7 +11,7 @@ import yaml
 from hub_cache import put, save_hub
 from test_compositional import save_winoground
 from test_filters import save_tiny_filters
-from tiny import save_class_folder, save_tiny_dit, save_tiny_networks, save_tiny_sd
+from tiny import save_class_folder, save_tiny_clip, save_tiny_dit, save_tiny_networks, save_tiny_sd
 from tiny_blip import save_tiny_blip
 
 from diffclf.datasets.compositional import REVISION, WINOGROUND
@@ -35,10 +35,12 @@ def save_stand_ins(root):
     resnet, vit = save_tiny_networks(root, NAMES)
     for name in settings["09"]["networks"]:
         put_model(cache, name, resnet if "resnet" in name else vit)
-    clip, head, checker = save_tiny_filters(root / "filters")
+    critic, checker = save_tiny_filters(root / "filters")
+    clip = save_tiny_clip(root / "clip")
     large = settings["06"]["opponents"]["OpenCLIP ViT-H/14"]
-    for name in {large, settings["07"]["filters"]["aesthetic"], *settings["08"]["opponents"].values()}:
+    for name in {large, *settings["08"]["opponents"].values()}:
         put_model(cache, name, clip)
+    put_model(cache, settings["07"]["filters"]["aesthetic"], critic)
     put_model(cache, settings["07"]["filters"]["safety"], checker)
     put_model(cache, settings["11"]["captioner"], save_tiny_blip(root / "blip"))
     put(cache, WINOGROUND, contents(save_winoground(root / "winoground", n=N_EXAMPLES + 3)), REVISION)
@@ -61,7 +63,7 @@ def save_stand_ins(root):
             **{"opponents": {"CLIP ResNet-50": large, "OpenCLIP ViT-H/14": large}, "n_tune": 4, "race_trials": 8},
             "tasks": {name: settings["06"]["tasks"][name] for name in ("pets", "stl10")},
         },
-        "07": {"tasks": ["pets", "stl10"], "n_table": 5, "n_images": 2, "aesthetic_head": str(head)},
+        "07": {"tasks": ["pets", "stl10"], "n_table": 5, "n_images": 2},
         "08": {"n_images": N_EXAMPLES, "n_trials": 3, "n_checked": 2},
         "09": networks,
         "10": networks | {"sets": sets, "n_pool": 4, "n_corrupted": 2, "n_shortcut": 2, "severities": [1]},

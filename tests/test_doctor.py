@@ -46,7 +46,7 @@ def test_everything_is_missing_for_the_paper_in_an_empty_cache(cache, capsys, mo
         "hf download facebook/DiT-XL-2-256 --revision refs/pr/1 --include",
         "/datasets/ILSVRC/imagenet-1k and log in (`hf auth login`)",
         "/datasets/facebook/winoground and log in",
-        "missing  sa_0_4_vit_l_14_linear.pth: ",
+        "missing  shunk031/aesthetics-predictor-v1-vit-large-patch14: it is not in the cache, about 1.2 GB",
         "missing  disk space in ",
     ):
         assert line in out, line

@@ -80,13 +80,13 @@ def test_every_set_is_crawled_anew_and_columns_are_parts_of_each_other():
 def test_real_images_are_judged_by_the_networks_of_the_settings(monkeypatch):
     calls = []
     found = np.array([(511, 5.0, False), (512, 4.6, False), (900, 4.4, True)] * 20, ATTRIBUTES)
-    for name in ("load_contrastive", "load_head", "load_checker"):
+    for name in ("load_critic", "load_checker"):
         monkeypatch.setattr(e07, name, lambda where, name=name: calls.append((name, where)) or name)
     monkeypatch.setattr(e07, "measure_attributes", lambda images, *judges, desc: calls.append(judges) or found[:50])
-    filters = {"aesthetic": "clip", "safety": "checker"}
-    sets = e07.filter_sets(SETTINGS | {"filters": filters, "aesthetic_head": "head.pth"})
-    assert calls[:3] == [("load_head", "head.pth"), ("load_contrastive", "clip"), ("load_checker", "checker")]
-    assert calls[3:] == [("load_contrastive", "load_head", "load_checker")] * 2
+    filters = {"aesthetic": "critic", "safety": "checker"}
+    sets = e07.filter_sets(SETTINGS | {"filters": filters})
+    assert calls[:2] == [("load_critic", "critic"), ("load_checker", "checker")]
+    assert calls[2:] == [("load_critic", "load_checker")] * 2
     assert [own[:3].tolist() for own in sets["mini-items"].passed.values()] == [
         [False, True, True], [True, True, False], [True, True, False], [True, True, False], [False, True, False],
     ]  # fmt: skip

@@ -40,6 +40,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from diffclf.mini.clip import Size, build_clip
+from diffclf.mini.export import export_clip
 from diffclf.mini.tokenizer import WORDS, build_tokenizer
 
 DIT_LABELS = ("t-shirt", "trouser", "pullover")
@@ -224,6 +226,17 @@ def save_tiny_networks(path, labels):
         network.save_pretrained(Path(path) / kind)
         processors[kind].save_pretrained(Path(path) / kind)
     return [Path(path) / kind for kind in networks]
+
+
+def save_tiny_clip(path):
+    """Save a random CLIP for 32 x 32 images (embeddings of 64) and return its directory."""
+    path = Path(path)
+    tokenizer = build_tokenizer(path)
+    size = Size(patch=8, width=16, depth=1, text_width=16, text_depth=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        export_clip(build_clip(size, len(tokenizer), tokenizer.eos_token_id, tokenizer.model_max_length), path)
+    return path
 
 
 def save_class_folder(path, names, seed=0):

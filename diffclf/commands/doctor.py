@@ -114,10 +114,6 @@ def _lacks(job: "Job", sizes: Mapping[str, float]) -> list[Lack]:
         if kind == "model" and gb and _gpu_gb() and _gpu_gb() < gb / 2 + SPARE_GB:
             why = f"about {gb / 2 + SPARE_GB:.0f} GB in half precision, got {_gpu_gb():.0f} GB"
             found.append(Lack(f"GPU memory for {name}", why, "a GPU with more memory"))
-    head = job.settings.get("aesthetic_head")
-    if head and not Path(head).is_file():
-        why = "linear head of the aesthetic score, no such file here"
-        found.append(Lack(head, why, "take it from github.com/LAION-AI/aesthetic-predictor", 0.0))
     return found
 
 

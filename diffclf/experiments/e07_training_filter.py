@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from diffclf.bank import ErrorBank
-from diffclf.baselines.contrastive import load_contrastive
 from diffclf.datasets import ImageSet, load_dataset
 from diffclf.datasets.crawl import FILTERS, crawled, passes
-from diffclf.datasets.filters import MIN_QUALITY, MIN_RESOLUTION, load_checker, load_head, measure_attributes
+from diffclf.datasets.filters import MIN_QUALITY, MIN_RESOLUTION, load_checker, load_critic, measure_attributes
 from diffclf.experiments.field import Field
 from diffclf.mini.crawl import ARMS
 from diffclf.mini.scores import N_CRAWLED
@@ -73,8 +72,7 @@ def filter_sets(settings: Mapping[str, Any]) -> dict[str, FilteredSet]:
     """
     filters, judges, least, found = settings["filters"], (), {}, {}
     if filters:
-        head = load_head(settings["aesthetic_head"])
-        judges = load_contrastive(filters["aesthetic"]), head, load_checker(filters["safety"])
+        judges = load_critic(filters["aesthetic"]), load_checker(filters["safety"])
         least = {"resolution": MIN_RESOLUTION, "quality": MIN_QUALITY}
     for seed, name in enumerate(settings["tasks"]):
         data = load_dataset(name).first(settings["n_table"])
