@@ -1,31 +1,30 @@
 """CLIPs: the loss, the augmentation, answers equal to transformers' own, and what a wrong folder says."""
 
 import json
+import shutil
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tiny import save_tiny_clip
 from torch.nn.functional import cross_entropy
 
 from diffclf.baselines.contrastive import PromptScorer, load_contrastive
 from diffclf.datasets import load_dataset
 from diffclf.datasets.compositional import load_examples
 from diffclf.images import load_images, to_pixels
-from diffclf.mini.clip import CLIPS, Size, _name_one, build_clip, contrastive_loss, shift
-from diffclf.mini.export import export_clip
-from diffclf.mini.tokenizer import build_tokenizer
+from diffclf.mini.clip import CLIPS, _name_one, build_clip, contrastive_loss, shift
 from diffclf.models.protocol import ModelError
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Return the folder of an untrained CLIP."""
-    place = tmp_path_factory.mktemp("clip")
-    tokenizer = build_tokenizer(place / "tokenizer")
-    torch.manual_seed(0)
-    size = Size(patch=8, width=16, depth=1, text_width=16, text_depth=1)
-    export_clip(build_clip(size, len(tokenizer), tokenizer.eos_token_id, tokenizer.model_max_length), place / "model")
-    return place / "model"
+    return save_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
@@ -121,32 +120,81 @@ def test_errors_name_what_is_wrong(folder, tmp_path):
         load_contrastive(tmp_path)
 
 
-def test_openclips_layout_is_read_or_names_the_extra(tmp_path):
-    """With the extra, the logits are OpenCLIP's own."""
-    (tmp_path / "open_clip_config.json").write_text("{}")
-    (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
-    try:
-        import open_clip
-    except ModuleNotFoundError:
-        with pytest.raises(ModelError, match=r"OpenCLIP's layout, which needs an extra: pip install 'diffclf\[clip\]'"):
-            load_contrastive(tmp_path)
-        return
-    from safetensors.torch import save_file
+# The files of the hub
 
-    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
-    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
-    network = open_clip.CLIP(**config).eval()
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
-    shown = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": shown}))
-    data = load_dataset("mini-items", "tune", 3)
-    pixels = torch.stack([torch.from_numpy(image).permute(2, 0, 1) / 127.5 - 1 for image in data.images])
+
+OPENAI = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+PICTURES = [
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    for height, width in ((32, 32), (47, 33), (50, 90))
+]
+
+
+def pixels_of(picture, size=32):
+    """Return (1, 3, size, size): short side to `size`, bicubic, centre crop, normalised by channel as CLIP's are."""
+    scale = size / min(picture.size)
+    small = picture.resize([int(side * scale) for side in picture.size], Image.Resampling.BICUBIC)
+    left, top = ((side - size) // 2 for side in small.size)
+    values = np.asarray(small.crop((left, top, left + size, top + size)), np.float64) / 255
+    values = (values - OPENAI["image_mean"]) / OPENAI["image_std"]
+    return torch.from_numpy(values.transpose(2, 0, 1)[None]).float()
+
+
+def test_a_clip_as_on_the_hub_gives_transformers_logits_of_reference_pixels(folder, tmp_path):
+    """The preprocessing is written as in openai/clip-vit-large-patch14, by a release of 2022."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    place = shutil.copytree(folder, tmp_path / "clip")
+    steps = dict.fromkeys(("do_center_crop", "do_normalize", "do_resize"), True)
+    config = {"crop_size": 32, "size": 32, "resample": 3, "feature_extractor_type": "CLIPFeatureExtractor"}
+    (place / "preprocessor_config.json").write_text(json.dumps(config | steps | OPENAI))
+    data = replace(load_dataset("mini-items", "tune", 3), images=PICTURES)
+    tokens = CLIPTokenizer.from_pretrained(place)(list(data.prompts.values()), padding=True, return_tensors="pt")
+    pixels = torch.cat([pixels_of(picture) for picture in PICTURES])
     with torch.no_grad():
-        tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(list(data.prompts.values()))
-        images, texts, scale = network(pixels, tokens)
+        expected = CLIPModel.from_pretrained(place, dtype=torch.float32)(**tokens, pixel_values=pixels).logits_per_image
+    np.testing.assert_allclose(load_contrastive(place).logits(data), expected, rtol=1e-4, atol=1e-4)
+
+
+def save_open_clip(place, vision, timm=None, weights=None):
+    """Write a CLIP as OpenCLIP lays it out on the hub, its `config.json` of timm if there is one; return model_cfg."""
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+    steps = {"mean": OPENAI["image_mean"], "std": OPENAI["image_std"]}
+    steps |= {"interpolation": "bicubic", "resize_mode": "shortest"}
+    (place / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": steps}))
+    save_file(weights or {}, place / "open_clip_model.safetensors")
+    if timm:
+        (place / "config.json").write_text(json.dumps({"architecture": timm, "num_classes": 16, "pretrained_cfg": {}}))
+    return config
+
+
+RN50 = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
+VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+
+
+@pytest.mark.parametrize("timm", [None, "resnet50_clip"])
+def test_openclips_layout_without_the_extra_names_it(tmp_path, monkeypatch, timm):
+    save_open_clip(tmp_path, RN50, timm)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(ModelError, match=r"OpenCLIP's layout, which needs an extra: pip install 'diffclf\[clip\]'"):
+        load_contrastive(tmp_path)
+
+
+@pytest.mark.parametrize(("vision", "timm"), [(RN50, None), (VIT, "vit_large_patch14_clip_224")], ids=["RN50", "ViT"])
+def test_openclips_layout_gives_openclips_logits_of_reference_pixels(tmp_path, vision, timm):
+    """As timm/resnet50_clip.openai and timm/vit_large_patch14_clip_224.openai; no tokenizer files are needed."""
+    open_clip = pytest.importorskip("open_clip")
+    torch.manual_seed(0)
+    network = open_clip.CLIP(**save_open_clip(tmp_path, vision)).eval()
+    save_open_clip(tmp_path, vision, timm, {key: value.contiguous() for key, value in network.state_dict().items()})
+    data = replace(load_dataset("mini-items", "tune", 3), images=PICTURES)
+    with torch.no_grad():
+        tokens = open_clip.get_tokenizer("RN50")(list(data.prompts.values()))
+        images, texts, scale = network(torch.cat([pixels_of(picture) for picture in PICTURES]), tokens)
     expected = (scale * images @ texts.T).numpy()
-    np.testing.assert_allclose(load_contrastive(tmp_path).logits(data), expected, atol=1e-4)
+    assert expected.std(axis=0).min() > 1e-3
+    np.testing.assert_allclose(load_contrastive(tmp_path).logits(data), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_short_caption_names_one_of_the_two_objects():

@@ -26,7 +26,7 @@ from scipy.special import softmax
 from diffclf.datasets.compositional import Examples
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import list_images, load_image
-from diffclf.models.layout import HUB_ID, READ_ERRORS, check_shards, first_line
+from diffclf.models.layout import HUB_ID, READ_ERRORS, check_shards, first_line, read_object
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import ModelError
 from diffclf.paths import embedded_models, known_models
@@ -134,8 +134,7 @@ def load_contrastive(
     with quiet():
         try:
             check_shards(Path(place), name)
-            load = _load_transformers if _has_file(place, "config.json") else _load_open_clip
-            return load(place, name, device)
+            return (_load_transformers if _is_transformers(place) else _load_open_clip)(place, name, device)
         except READ_ERRORS as error:
             raise ModelError(f"network {name} cannot be read: {first_line(error)}") from error
 
@@ -166,6 +165,17 @@ def _load_transformers(place: str, name: str, device: str | torch.device) -> Con
         return network.text_projection(network.text_model(input_ids=tokens.input_ids).pooler_output)
 
     return ContrastiveClassifier(network, encode_images, encode_texts, name)
+
+
+def _is_transformers(place: str) -> bool:
+    """Return whether a model is in transformers' layout; a `config.json` beside OpenCLIP's files may be timm's."""
+    from transformers.utils import cached_file
+
+    if not _has_file(place, "config.json"):
+        return False
+    return "model_type" in read_object(Path(cached_file(place, "config.json")), place) or not _has_file(
+        place, OPEN_CLIP
+    )
 
 
 def _has_file(place: str, file: str) -> bool:
