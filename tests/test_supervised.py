@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from test_training import run_recipe
+from tiny import save_tiny_networks
 from transformers import AutoModelForImageClassification
 
 from diffclf.baselines.supervised import load_supervised
@@ -93,6 +94,57 @@ def test_logits_are_those_of_transformers_on_pixels_of_minus_one_to_one(tmp_path
     np.testing.assert_allclose(network.logits(images, batch_size=3), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(network(pixels[2]), expected[2], rtol=1e-4, atol=1e-5)
     assert network.labels == ITEMS and network.family == {build_resnet: "ResNet", build_vit: "ViT"}[build]
+
+
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+HALF = ([0.5] * 3, [0.5] * 3)
+
+
+def reference(picture, sides, crop, statistics, resample):
+    """Return (1, 3, crop, crop): resized to `sides` (width, height), centre crop, normalised by channel."""
+    left, top = ((side - crop) // 2 for side in sides)
+    small = picture.resize(sides, resample).crop((left, top, left + crop, top + crop))
+    values = (np.asarray(small, np.float64) / 255 - statistics[0]) / statistics[1]
+    return torch.from_numpy(values.transpose(2, 0, 1)[None]).float()
+
+
+# What stands in the preprocessor_config.json of the hub, but for the sizes, and what it means.
+CONFIGS = {
+    "microsoft/resnet-50": (
+        {"crop_pct": 0.875, "size": 32, "resample": 3, "feature_extractor_type": "ConvNextFeatureExtractor"},
+        lambda p: reference(
+            p, [int(36 * side / min(p.size)) for side in p.size], 32, IMAGENET, Image.Resampling.BICUBIC
+        ),
+    ),
+    "facebook/deit-base-patch16-224": (
+        {"size": 32},
+        lambda p: reference(p, (32, 32), 32, HALF, Image.Resampling.BILINEAR),
+    ),
+    "facebook/deit-base-distilled-patch16-224": (
+        {"crop_size": 32, "do_center_crop": True, "feature_extractor_type": "DeiTFeatureExtractor"}
+        | {"size": 36, "resample": 3},
+        lambda p: reference(p, (36, 36), 32, IMAGENET, Image.Resampling.BICUBIC),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_preprocessing_of_the_hub_is_reference_arithmetic(tmp_path, name):
+    """The logits are transformers' on pixels that Pillow and numpy make."""
+    folder = save_tiny_networks(tmp_path, ["a", "b"])["resnet" not in name]
+    config, preprocess = CONFIGS[name]
+    mean, std = HALF if name == "facebook/deit-base-patch16-224" else IMAGENET
+    config |= {"do_normalize": True, "do_resize": True, "image_mean": mean, "image_std": std}
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    rng = np.random.default_rng(0)
+    pictures = [
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((32, 32), (47, 64), (90, 50))
+    ]
+    network = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        expected = network(torch.cat([preprocess(picture) for picture in pictures])).logits
+    assert expected.std(dim=0).min() > 1e-3
+    np.testing.assert_allclose(load_supervised(folder).logits(pictures, batch_size=2), expected, rtol=2e-3, atol=2e-3)
 
 
 def test_probabilities_are_the_softmax_over_the_classes_of_the_data_set(resnet):
