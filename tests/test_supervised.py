@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from hub_cache import put
 from PIL import Image
 from test_training import run_recipe
 from tiny import save_tiny_networks
@@ -145,6 +146,18 @@ def test_preprocessing_of_the_hub_is_reference_arithmetic(tmp_path, name):
         expected = network(torch.cat([preprocess(picture) for picture in pictures])).logits
     assert expected.std(dim=0).min() > 1e-3
     np.testing.assert_allclose(load_supervised(folder).logits(pictures, batch_size=2), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_network_of_the_hub_is_read_at_its_revision(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder, _ = save_tiny_networks(tmp_path, ["a", "b"])
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    put(tmp_path / "hub", "microsoft/resnet-101", files, kind="model", ref="refs/pr/2")
+    image = [np.full((40, 40, 3), 100, dtype=np.uint8)]
+    found = load_supervised("microsoft/resnet-101@refs/pr/2").logits(image)
+    np.testing.assert_array_equal(found, load_supervised(folder).logits(image))
+    with pytest.raises(ModelError, match="network microsoft/resnet-101 cannot be read"):
+        load_supervised("microsoft/resnet-101")
 
 
 def test_probabilities_are_the_softmax_over_the_classes_of_the_data_set(resnet):

@@ -17,7 +17,7 @@ from scipy.special import softmax
 
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import list_images, load_image
-from diffclf.models.layout import HUB_ID, READ_ERRORS, check_shards, first_line
+from diffclf.models.layout import HUB_ID, READ_ERRORS, at_revision, check_shards, first_line
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import ModelError
 from diffclf.paths import embedded_models, known_models
@@ -81,7 +81,7 @@ def load_supervised(
 
     Args:
         name_or_path: a built-in name ("mini-resnet-m"), one with a version along its training ("mini-resnet-m@2"), a
-            folder in transformers' layout, or a hub id ("microsoft/resnet-50").
+            folder in transformers' layout, or a hub id ("microsoft/resnet-50", "microsoft/resnet-101@refs/pr/2").
         device: by default "cuda" if there is one, else "cpu".
 
     Raises:
@@ -90,11 +90,11 @@ def load_supervised(
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
     name = os.fspath(name_or_path)
-    place = _locate(name)
+    place, revision = at_revision(_locate(name))
     with quiet():
         try:
             check_shards(Path(place), name)
-            kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
+            kind = AutoConfig.from_pretrained(place, trust_remote_code=False, revision=revision).model_type
             if kind not in FAMILIES:
                 raise ModelError(f"network {name} must be one of {', '.join(FAMILIES.values())}, got {kind}")
             network, info = AutoModelForImageClassification.from_pretrained(
@@ -103,8 +103,11 @@ def load_supervised(
                 use_safetensors=True,
                 output_loading_info=True,
                 trust_remote_code=False,
+                revision=revision,
             )
-            processor = AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False)
+            processor = AutoImageProcessor.from_pretrained(
+                place, backend="pil", trust_remote_code=False, revision=revision
+            )
         except READ_ERRORS as error:
             raise ModelError(f"network {name} cannot be read: {first_line(error)}") from error
     if missing := sorted(info["missing_keys"]):

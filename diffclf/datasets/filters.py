@@ -33,7 +33,7 @@ from transformers import (
 
 from diffclf.datasets.crawl import ATTRIBUTES
 from diffclf.images import list_images, load_image
-from diffclf.models.layout import READ_ERRORS, check_shards, first_line
+from diffclf.models.layout import READ_ERRORS, at_revision, check_shards, first_line
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import ModelError
 from diffclf.progress import progress
@@ -110,15 +110,16 @@ def _load(
     kind: type[PreTrainedModel], name: str | os.PathLike[str], what: str, device: str | torch.device | None
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """Return a network of one of transformers' classes with its preprocessing."""
-    place, _, revision = (name, "", "") if Path(name).is_dir() else str(name).partition("@")
-    at = {"revision": revision or "main"}
+    place, revision = at_revision(name)
     with quiet():
         try:
             check_shards(Path(name), str(name))
             network, info = kind.from_pretrained(
-                place, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **at
+                place, dtype=torch.float32, use_safetensors=True, output_loading_info=True, revision=revision
             )
-            processor = AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False, **at)
+            processor = AutoImageProcessor.from_pretrained(
+                place, backend="pil", trust_remote_code=False, revision=revision
+            )
         except READ_ERRORS as error:
             raise ModelError(f"{what} {name} cannot be read: {first_line(error)}") from error
     if missing := sorted(info["missing_keys"]):

@@ -9,6 +9,7 @@ without such a word, is read; where there is none, the only variant, if the vari
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -304,6 +305,12 @@ def _hub_variants(parts: Sequence[str], name: str) -> dict[str, str]:
         return {}
     by_part = {part: [file.partition("/")[2] for file in found if file.startswith(f"{part}/")] for part in parts}
     return {part: _variant(part, files, f"{name} (hub)", repository, revision) for part, files in by_part.items()}
+
+
+def at_revision(name: str | os.PathLike[str]) -> tuple[str, str]:
+    """Return a folder or hub id without its revision, and the revision: "owner/name@refs/pr/1", else "main"."""
+    place, _, revision = (str(name), "", "") if Path(name).is_dir() else str(name).partition("@")
+    return place, revision or "main"
 
 
 def first_line(error: BaseException) -> str:
