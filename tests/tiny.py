@@ -218,9 +218,7 @@ def save_tiny_networks(path, labels):
     # Those of microsoft/resnet-50 and of facebook/deit-base-patch16-224, but for the size.
     processors = {
         "resnet": ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=0.875),
-        "vit": ViTImageProcessorPil(
-            size={"height": 36, "width": 36}, do_center_crop=True, crop_size={"height": 32, "width": 32}
-        ),
+        "vit": ViTImageProcessorPil(size={"height": 32, "width": 32}),
     }
     for kind, network in networks.items():
         network.save_pretrained(Path(path) / kind)
