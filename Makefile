@@ -20,7 +20,7 @@ CODE := diffclf tests notebooks
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report test test-paper test-all lint format lab train bench reference verify data-table lock FORCE
+.PHONY: help setup reproduce report test test-paper test-wheel test-all lint format lab train bench reference verify data-table lock FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,16 @@ test: setup  ## unit tests, then every notebook at the smoke profile
 
 test-paper: setup  ## every notebook at the paper profile, with tiny models and data sets in the layout of the hub
 	@$(PYTEST) -q -m paper tests/test_paper_profile.py
+
+# The new environment has .venv's packages by a .pth file. Python does not follow the link to this folder that is there.
+test-wheel: setup  ## build the source distribution and from it the wheel, then run the unit tests on it elsewhere
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PY) -c 'import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])' "$$folder" > /dev/null; \
+	$(PY) -m venv --without-pip "$$folder/venv"; python="$$folder/venv/bin/python"; \
+	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(echo "$$folder"/venv/lib/python*/site-packages)/packages.pth"; \
+	$(PY) -m pip --python "$$python" install --quiet --no-index --no-build-isolation --no-deps "$$folder"/*.tar.gz; \
+	mkdir "$$folder/away"; cd "$$folder/away"; tar -xzf "$$folder"/*.tar.gz --strip-components 1; rm -r diffclf; \
+	"$$python" -c 'import diffclf; print("testing", diffclf.__file__)'; "$$python" -m pytest -q tests
 
 test-all: setup  ## all tests, the slow ones and those of the paper profile too
 	@$(PYTEST) -q -m "" tests

@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import diffclf
 from diffclf.commands.main import build_parser, main
 from diffclf.datasets.world import COLOURS, ITEMS
 
@@ -80,7 +81,7 @@ def test_readme_says_what_mini_sd_knows():
 
 
 def test_readme_names_targets_notebooks_and_variables_that_exist():
-    readme, code = read(README), "".join(read(path) for path in (ROOT / "diffclf").rglob("*.py"))
+    readme, code = read(README), "".join(read(path) for path in Path(diffclf.__file__).parent.rglob("*.py"))
     targets = set(re.findall(r"^([a-z-]+):", read(ROOT / "Makefile"), re.MULTILINE))
     assert {"reproduce", "test", "lab", "report", "lint", "train", "bench"} <= targets
     assert set(re.findall(r"\bmake ([a-z-]+)", readme)) <= targets

@@ -27,6 +27,7 @@ from test_filters import save_tiny_filters
 from tiny import edit_json, save_class_folder, save_tiny_clip, save_tiny_networks, save_tiny_sd
 from tiny_blip import save_tiny_blip
 
+import diffclf
 from diffclf.bank import ErrorBank
 from diffclf.baselines.contrastive import load_contrastive
 from diffclf.baselines.features import load_features
@@ -46,7 +47,7 @@ from diffclf.workbook.run.plan import plan
 from diffclf.workbook.run.runner import reproduce
 from diffclf.workbook.settings import chosen_profile
 
-CODE = Path(__file__).parents[1] / "diffclf"
+CODE = Path(diffclf.__file__).parent
 CALLS = [node for file in sorted(CODE.rglob("*.py")) for node in ast.walk(ast.parse(file.read_text()))]
 CALLS = [(ast.unparse(node.func), ast.unparse(node)) for node in CALLS if isinstance(node, ast.Call)]
 SCRIPT = "<script>document.title = 'ran'</script>"

@@ -18,9 +18,11 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import diffclf
 from diffclf.commands.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(diffclf.__file__).parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PIN = re.compile(r"^(?P<name>[a-z0-9-]+)==(?P<version>[\w.]+)( ; .+)?$")
@@ -116,7 +118,7 @@ def imported(path: Path) -> set[str]:
 def test_imports_are_declared():
     distributions = importlib.metadata.packages_distributions()
     declared = {canonicalize_name(requirement.name) for requirement in asked_for()}
-    found = [(path.name, name) for path in sorted((ROOT / "diffclf").rglob("*.py")) for name in imported(path)]
+    found = [(path.name, name) for path in sorted(PACKAGE.rglob("*.py")) for name in imported(path)]
     made_by = {name: {canonicalize_name(dist) for dist in distributions.get(name, [name])} for _, name in found}
     assert [(path, name) for path, name in found if not declared & made_by[name]] == []
 
@@ -138,8 +140,8 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 def test_dependencies_point_one_way():
     wrong = []
-    for path in sorted((ROOT / "diffclf").rglob("*.py")):
-        own = path.relative_to(ROOT / "diffclf").with_suffix("").parts[0]
+    for path in sorted(PACKAGE.rglob("*.py")):
+        own = path.relative_to(PACKAGE).with_suffix("").parts[0]
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
         used = {node.module.split(".")[1] for node in nodes if (node.module or "").startswith("diffclf.")}
         wrong += [(own, name) for name in used if own in RANK and RANK[name] > RANK[own]]
@@ -211,8 +213,8 @@ def test_cells_are_few_and_short(cells):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_has_its_settings_its_experiment_and_its_plots(path):
     assert path.with_suffix(".yaml").is_file()
-    assert (ROOT / "diffclf" / "experiments" / f"e{path.stem}.py").is_file()
-    assert (ROOT / "diffclf" / "workbook" / "plots" / f"nb{path.stem[:2]}.py").is_file()
+    assert (PACKAGE / "experiments" / f"e{path.stem}.py").is_file()
+    assert (PACKAGE / "workbook" / "plots" / f"nb{path.stem[:2]}.py").is_file()
 
 
 def test_parameters_cell_takes_model_images_number_and_seed(cells):
