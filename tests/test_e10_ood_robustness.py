@@ -9,16 +9,18 @@ import pytest
 from scipy.special import expit, logit
 from tiny import save_tiny_dit
 
-from diffclf import Racing
+from diffclf import Exhaustive, Racing
 from diffclf.bank import ErrorBank
-from diffclf.baselines.supervised import load_supervised
-from diffclf.datasets import load_dataset
+from diffclf.baselines.supervised import SupervisedClassifier, load_supervised
+from diffclf.datasets import imageset, load_dataset
 from diffclf.datasets.imageset import ImageSet
 from diffclf.experiments import answers
 from diffclf.experiments import e10_ood_robustness as e10
+from diffclf.experiments.e05_objectives import LossErrors
 from diffclf.experiments.field import Field, short
 from diffclf.experiments.robustness import Line, _resampled_shares, effective_robustness, fit_line, paper_row, points
 from diffclf.experiments.shortcut import Shortcut, architecture, ask
+from diffclf.experiments.sweep import run_once
 from diffclf.mini.export import export_classifier
 from diffclf.mini.supervised import build_resnet
 from diffclf.models import load_model
@@ -154,8 +156,42 @@ def test_images_are_restricted_to_the_classes_of_another_set():
     )
     assert kept.classnames == ("z", "x") and list(kept.prompts) == ["z", "x"]
     assert answers.restricted(data, images([0])) is data
-    by_index = answers.restricted(images([0, 1, 2], indices=(5, 6, 7)), images([0], ("six",), (6,)))
-    assert by_index.labels.tolist() == [0] and list(by_index.images) == ["1"] and by_index.indices == (6,)
+    data = images([0, 1, 2], indices={5: 0, 6: 1, 7: 2})
+    by_index = answers.restricted(data, images([0], ("six",), {6: 0}))
+    assert by_index.labels.tolist() == [0] and list(by_index.images) == ["1"] and by_index.indices == {6: 0}
+    several = answers.restricted(data, images([0], ("other", "five or seven"), {3: 0, 7: 1, 5: 1}))
+    assert several.labels.tolist() == [1, 1] and list(several.images) == ["0", "2"]
+
+
+def test_a_class_that_is_several_of_the_networks_scores_as_the_best_of_them(monkeypatch, tmp_path):
+    """A DiT of three classes, and a set in which the first two of them are one class."""
+    model, labels = load_model(save_tiny_dit(tmp_path / "dit", labels=["a", "b", "c"])), ["a", "b", "c"]
+    monkeypatch.setattr(imageset, "IMAGENET", 3)
+    rng = np.random.default_rng(0)
+    pixels, prompts = [*rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)], {"x": "an x", "y": "a y"}
+    truth = np.arange(12) % 2
+    data = ImageSet("set", pixels, truth, ("x", "y"), prompts, np.arange(12), indices={0: 0, 1: 0, 2: 1})
+    trials = Exhaustive(4).trial_list(len(model.schedule))
+    bank = ErrorBank(tmp_path / "bank", model, data.prompts_for(model), trials, losses=("l2",))
+    errors = bank.errors(data.images).mean(axis=2, dtype=np.float64)
+    expected = np.stack([errors[:, :2].min(axis=1), errors[:, 2]], axis=1)
+    outcome = run_once(bank, data, Exhaustive(4))
+    np.testing.assert_allclose(-outcome.scores, expected, rtol=1e-6)
+    assert outcome.chosen.tolist() == expected.argmin(axis=1).tolist()
+    assert {0, 1} <= set(errors.argmin(axis=1)), "each of the two is the best on some image"
+    run = LossErrors({"l2": bank.errors(data.images)}, truth, np.arange(12), data.owners(labels))
+    assert run.right("l2").tolist() == outcome.right.tolist() == (expected.argmin(axis=1) == truth).tolist()
+
+
+def test_a_network_answers_with_the_largest_logit_of_a_class():
+    data = images([0], ("x", "y"), {4: 0, 2: 1, 7: 0})
+    logits = np.zeros((2, 1000))
+    logits[:, [4, 2, 7, 9]] = [[1.0, 3.0, 4.0, 9.0], [1.0, 3.0, 2.0, 9.0]]
+    network = object.__new__(SupervisedClassifier)
+    network.labels, network.logits = tuple(map(str, range(1000))), lambda items, size: logits
+    odds = np.exp([[4.0, 3.0], [2.0, 3.0]])
+    np.testing.assert_allclose(network.probabilities(data), odds / odds.sum(axis=1, keepdims=True))
+    assert network.predict(data).tolist() == [0, 1]
 
 
 def test_a_set_may_be_what_a_filter_leaves():

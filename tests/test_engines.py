@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from tiny import save_class_folder
 
 from diffclf import Exhaustive, Racing
 from diffclf.bank import ErrorBank
-from diffclf.commands import evaluate
+from diffclf.commands import evaluate, items
+from diffclf.datasets import imageset, load_dataset
 from diffclf.engines import Job, WorkerLost, fill, make_workers
 from diffclf.engines.job import Done, block_size
 from diffclf.images import list_images
@@ -349,8 +351,8 @@ def test_a_folder_or_a_data_set_is_needed(capsys, tmp_path):
     assert "--n-images is for --dataset" in message
 
 
-def test_a_class_conditional_model_finds_the_classes_of_a_data_set(capsys, tiny_dit_folder, tmp_path):
-    """The tiny DiT knows t-shirt, trouser and pullover, in this order."""
+def test_a_class_conditional_model_finds_the_classes_of_a_data_set(capsys, tiny_dit_folder, tmp_path, monkeypatch):
+    """The tiny DiT knows t-shirt, trouser and pullover, in this order; a class may be several of them."""
     data = save_class_folder(tmp_path / "data", ["pullover", "trouser"])
     options = ["--model", tiny_dit_folder, "--trials", 2, "--split", "all", "--json", "--out", tmp_path / "out"]
     status, text, _ = run(capsys, "evaluate", "--dataset", data, *options)
@@ -358,5 +360,12 @@ def test_a_class_conditional_model_finds_the_classes_of_a_data_set(capsys, tiny_
     assert (
         status == 0 and found["classes"] == ["pullover", "trouser"] and np.sum(found["confusion"], 1).tolist() == [3, 3]
     )
-    options = ["--model", tiny_dit_folder, "--n-images", 4, "--out", tmp_path / "other"]
-    assert "must be one of the model's 3 labels, got" in fails(capsys, "evaluate", "--dataset", "mini-items", *options)
+    wrong = ["--model", tiny_dit_folder, "--n-images", 4, "--out", tmp_path / "other"]
+    assert "must be one of the model's 3 labels, got" in fails(capsys, "evaluate", "--dataset", "mini-items", *wrong)
+    several = replace(load_dataset(str(data), "all"), indices={2: 0, 0: 0, 1: 1})
+    monkeypatch.setattr(imageset, "IMAGENET", 3)
+    monkeypatch.setattr(items, "load_dataset", lambda *_: several)
+    status, text, _ = run(capsys, "evaluate", "--dataset", data, *options[:-1], tmp_path / "several")
+    found = json.loads(text)
+    assert status == 0 and found["classes"] == ["pullover", "trouser"] and found["n_evaluations"] == 6 * 3 * 2
+    assert np.sum(found["confusion"], 1).tolist() == [3, 3]

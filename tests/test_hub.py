@@ -1,6 +1,7 @@
 """Data sets of the hub: stand-ins in its cache's layout with the real counts, columns and class names."""
 
 import types
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_the_two_parts_of_imagenet_are_shards_of_its_validation_images(cache, fe
     tune, test = parts = [load_dataset("imagenet", split) for split in ("tune", "test")]
     assert sorted(np.concatenate([part.groups for part in parts]).tolist()) == list(range(6006))
     for part in parts:
-        assert len(part) == 3003 and part.indices == tuple(range(1000))
+        assert len(part) == 3003 and part.indices == {index: index for index in range(1000)}
         assert (part.labels == part.groups % 1000).all() and shown_label(part.images[9]) == part.labels[9]
         assert (part.classnames[134], part.classnames[517]) == ("crane (134)", "crane (517)")
         assert part.prompts["name 7"] == "a photo of a name 7."
@@ -149,14 +150,19 @@ def test_class_names_in_a_file_and_indices_of_imagenet(cache, fewer):
         data.positions(labels[:10])
 
 
-def test_classes_of_objectnet_that_are_several_of_imagenet_are_left_out(cache, fewer):
+def test_objectnet_has_113_classes_for_a_text_and_125_for_a_network_of_imagenets_classes(cache, fewer):
     fewer("objectnet", 300)
     save_hub(cache, "objectnet")
-    data = load_dataset("objectnet")
-    kept = [i for i, index in enumerate(OBJECTNET) if index is not None]
-    assert data.classnames == tuple(f"name {i}" for i in kept) and len(kept) == len(set(data.indices)) == 104
-    assert [shown_label(image) for image in data.images] == [kept[label] for label in data.labels]
-    assert data.indices[:2] == (414, 954) and len(data) == sum(i % 113 in kept for i in range(300))
+    data, labels = load_dataset("objectnet"), [f"label {i}" for i in range(1000)]
+    text, network = types.SimpleNamespace(labels=None), types.SimpleNamespace(labels=labels)
+    assert len(data.prompts_for(text)) == len(data.classnames) == 113 and data.owners(None).tolist() == list(range(113))
+    positions, owners = data.prompts_for(network), data.owners(labels).tolist()
+    assert len(positions) == len(set(positions)) == 125 and sorted(set(owners)) == list(range(113))
+    assert (positions[:3], owners[:3]) == ([409, 530, 414], [0, 0, 1]), (
+        "analog and digital clock: alarm clock; backpack"
+    )
+    assert [shown_label(image) for image in data.images] == data.labels.tolist() and len(data) == 300
+    assert (np.bincount(load_dataset("objectnet", n_images=226).labels) == 2).all()
     with pytest.raises(ValueError, match=r"split of 'objectnet' must be one of \['test'\], got 'tune'"):
         load_dataset("objectnet", "tune")
 
@@ -215,7 +221,10 @@ def test_what_is_not_here_says_what_to_do(cache, monkeypatch):
 
 
 def test_the_indices_of_imagenet():
-    """Classes that are known by name: stingray, scorpion, corn; backpack, banana, beer bottle, wok."""
+    """Classes that are known by name: stingray, scorpion, corn; backpack, banana, beer bottle, wok; chairs, ties."""
     assert len(IMAGENET_A) == 200 and IMAGENET_A == tuple(sorted(set(IMAGENET_A)))
-    assert {6, 71, 987} <= set(IMAGENET_A) and len(OBJECTNET) == 113
-    assert (OBJECTNET[1], OBJECTNET[2], OBJECTNET[5], OBJECTNET[112]) == (414, 954, 440, 909)
+    assert {6, 71, 987} <= set(IMAGENET_A) and len(OBJECTNET) == 125 and set(OBJECTNET) <= set(range(1000))
+    assert (OBJECTNET[414], OBJECTNET[954], OBJECTNET[440], OBJECTNET[909]) == (1, 2, 5, 112)
+    members = {owner: [index for index in OBJECTNET if OBJECTNET[index] == owner] for owner in range(113)}
+    assert members[17] == [423, 559, 765] and members[94] == [457, 906]
+    assert Counter(map(len, members.values())) == {1: 104, 2: 6, 3: 3}

@@ -143,7 +143,7 @@ class FeatureClassifier:
             ValueError: a class that the head does not have.
         """
         logits = self.logits(data.images)[:, data.positions(self.labels)].astype(np.float64)
-        return softmax(logits, axis=1)
+        return softmax(data.best(logits, self.labels), axis=1)
 
     def predict(self, data: ImageSet) -> NDArray[np.int64]:
         """Return the most probable class of each image, (n_images,) positions in the data set's class names."""

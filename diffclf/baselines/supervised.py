@@ -2,7 +2,8 @@
 
     p(c | image) = softmax(logits)[c],   the softmax over the classes of a data set only
 
-The restriction to a data set's classes is that of ImageNet-A and ObjectNet, which have some of ImageNet's classes.
+The restriction to a data set's classes is that of ImageNet-A and ObjectNet, which have some of ImageNet's classes. A
+class of ObjectNet that is several of ImageNet has the largest of their logits.
 """
 
 import os
@@ -67,7 +68,7 @@ class SupervisedClassifier:
         """
         classes = data.positions(self.labels)
         logits = self.logits(data.images, batch_size)[:, classes].astype(np.float64)
-        return softmax(logits, axis=1)
+        return softmax(data.best(logits, self.labels), axis=1)
 
     def predict(self, data: ImageSet, batch_size: int = 64) -> NDArray[np.int64]:
         """Return the most probable class of each image, (n_images,) positions in the data set's class names."""

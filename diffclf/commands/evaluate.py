@@ -101,16 +101,16 @@ def run(args: argparse.Namespace) -> int:
     if data.empty:
         say(f"no image of {', '.join(data.empty)}, which can still be predicted")
 
-    classifier = make_classifier(args, data.prompts, pruning, data.positions)
-    if data.positions and (own := classifier.model.labels):  # the classes have the network's names
-        names = {name: own[at] for (_, name), at in zip(data.prompts, data.positions(own), strict=True)}
-        items = [item._replace(label=names[item.label]) for item in items]
+    classifier = make_classifier(args, data.prompts, pruning, data.images and data.images.positions)
+    _, classnames = resolve_prompts(classifier.prompts, classifier.model.labels)
+    if data.images and (labels := classifier.model.labels):  # the data set's names: a class may be several labels
+        classnames = [data.images.classnames[place] for place in data.images.owners(labels)]
     bank, n_computed = _open_bank(classifier, args.bank or out / "bank"), 0
     if in_workers:
         n_computed, skipped = _fill(args, bank, classifier, items)
-    predictions = _predict(classifier, bank, [item for item in items if item.name not in skipped])
+    predictions = _predict(classifier, bank, [item for item in items if item.name not in skipped], classnames)
     n_computed += bank.n_evaluations
-    summary = _summary(predictions, classifier.classes_.tolist()) | {"n_skipped": len(skipped), "skipped": skipped}
+    summary = _summary(predictions, list(dict.fromkeys(classnames))) | {"n_skipped": len(skipped), "skipped": skipped}
     model, settings = classifier.model, {name: getattr(args, name) for name in ("model", "loss", "seed", "temperature")}
     settings |= {
         "source": model.source,
@@ -178,9 +178,10 @@ def _fill(
     return n_computed, skipped_images(items, bad, args.skip_unreadable, args.dataset or args.folder)
 
 
-def _predict(classifier: DiffusionClassifier, bank: ErrorBank, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Return a row of predictions.csv per image; what the bank lacks is computed."""
-    _, classnames = resolve_prompts(classifier.prompts, classifier.model.labels)
+def _predict(
+    classifier: DiffusionClassifier, bank: ErrorBank, items: Sequence[Item], classnames: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return a row of predictions.csv per image, given the class of each prompt; what the bank lacks is computed."""
     tables = search(bank, [item.image for item in items], classifier.strategy_, classnames=classnames)
     return [
         {

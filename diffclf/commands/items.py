@@ -3,12 +3,13 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from diffclf.commands.options import first_reasons, make_prompts
 from diffclf.datasets import load_dataset
 from diffclf.datasets.folder import ClassFolder, shown, unreadable
+from diffclf.datasets.imageset import ImageSet
 from diffclf.images import ImageLike, list_images
 from diffclf.progress import progress
 from diffclf.texttable import plural, printable
@@ -27,15 +28,15 @@ class Item(NamedTuple):
 class Data(NamedTuple):
     """What a run is about.
 
-    `prompts` are (prompt, classname) pairs, `empty` classes without images; `positions` finds the classes of a data set
-    among a network's labels.
+    `prompts` are (prompt, classname) pairs, `empty` classes without images; `images`, if it is a data set, finds its
+    classes among a network's labels.
     """
 
     name: str
     items: list[Item]
     prompts: list[tuple[str, str]]
     empty: Sequence[str] = ()
-    positions: Callable[[Sequence[str]], list[int]] | None = None
+    images: ImageSet | None = None
 
 
 def read_dataset(args: argparse.Namespace) -> Data:
@@ -52,7 +53,7 @@ def read_dataset(args: argparse.Namespace) -> Data:
         _check_classes(pairs, data.classnames, f"class of {args.dataset}", args)
     images = zip(list_images(data.images), data.labels, strict=True)
     items = [Item(shown(name), image, data.classnames[label]) for (image, name), label in images]
-    return Data(args.dataset, items, pairs, positions=data.positions)
+    return Data(args.dataset, items, pairs, images=data)
 
 
 def read_folder(args: argparse.Namespace) -> Data:

@@ -47,7 +47,7 @@ class HubSource(NamedTuple):
         names: text file with one class name per line, "FILE" of the repository or "owner/name/FILE" of another one; ""
             if the column of labels has the names.
         files: files of a split, {} standing for its name.
-        indices: index of each class among the thousand of ImageNet. A class with None is left out with its images.
+        indices: as in `ImageSet`.
         revision: branch, tag or hash on the hub; None: the newest. `ImageSet.source` records the commit.
         download_gb: about how much the files of the test images take on the hub; None: not known.
     """
@@ -62,7 +62,7 @@ class HubSource(NamedTuple):
     label: str = "label"
     names: str = ""
     files: str = "*{}-*.parquet"
-    indices: tuple[int | None, ...] | None = None
+    indices: dict[int, int] | None = None
     revision: str | None = None
     download_gb: float | None = None
 
@@ -126,7 +126,7 @@ HUB = {
         gated=True,
         names="clip-benchmark/wds_imagenetv2/classnames.txt",
         files="data/{}-*.parquet",
-        indices=tuple(range(1000)),
+        indices={index: index for index in range(1000)},
     ),
     "imagenet-v2": HubSource(  # the matched-frequency variant
         "clip-benchmark/wds_imagenetv2",
@@ -134,7 +134,7 @@ HUB = {
         n_classes=1000,
         licence="MIT",
         image="webp",
-        indices=tuple(range(1000)),
+        indices={index: index for index in range(1000)},
         **_TAR,
     ),
     "imagenet-a": HubSource(
@@ -144,10 +144,10 @@ HUB = {
         licence="MIT",
         download_gb=0.7,
         image="jpg",
-        indices=IMAGENET_A,
+        indices={index: label for label, index in enumerate(IMAGENET_A)},
         **_TAR,
     ),
-    "objectnet": HubSource(  # 104 of the 113 classes; the images keep their red border, one pixel wide
+    "objectnet": HubSource(  # the classes that ImageNet has, too; the images keep their red border, one pixel wide
         "clip-benchmark/wds_objectnet",
         splits={"test": ("test", 18_574)},
         n_classes=113,
@@ -193,33 +193,30 @@ def load_hub(name: str, split: str = "test", n_images: int | None = None, seed: 
         n_taken(n_images, source.splits[split][1] // (2 if source.sharded else 1))
     repository = Repository(source.repo, source.revision, source.gated, source.licence)
     names = _listed_names(source, repository)
-    kept = [label for label, index in enumerate(source.indices or range(source.n_classes)) if index is not None]
-    quota = -(-n_images // len(kept)) if n_images else None
+    quota = -(-n_images // source.n_classes) if n_images else None
     tables, labels, groups, rows = [], np.empty(0, dtype=np.int64), [], []
     for shard, start, table in _tables(name, source, repository, split, seed):
         names = names or list(table.features[source.label].names)
         own = np.asarray(table[source.label])
-        used = np.flatnonzero(np.isin(own, kept))
         rng = np.random.default_rng([seed, 6] if shard is None else [seed, 6, shard])
-        rows.append(len(labels) + rng.permutation(used))
+        rows.append(len(labels) + rng.permutation(len(own)))
         groups.append(start + np.arange(len(own)))
         labels = np.concatenate([labels, own])
         tables.append(table)
-        if quota is not None and np.bincount(labels, minlength=source.n_classes)[kept].min() >= quota:
+        if quota is not None and np.bincount(labels, minlength=source.n_classes).min() >= quota:
             break
     _check_labels(name, source, labels, names)
     order = np.concatenate(rows)
     order = order[balanced(labels[order])][: n_taken(n_images, len(order))]
     prompts = _prompts(name, source, names)
-    classnames = tuple(np.array(list(prompts), dtype=object)[kept])
     return ImageSet(
         name,
         _Encoded(_concatenated(tables, source.image).select(order), source.image),
-        np.searchsorted(kept, labels[order]),
-        classnames,
-        {classname: prompts[classname] for classname in classnames},
+        labels[order],
+        tuple(prompts),
+        prompts,
         np.concatenate(groups)[order],
-        indices=tuple(source.indices[label] for label in kept) if source.indices else None,
+        indices=source.indices,
         source=f"{source.repo}@{repository.commit}",
     )
 

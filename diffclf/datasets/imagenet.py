@@ -5,8 +5,9 @@ Sources:
         `imagenet_a_indices.txt` of github.com/huggingface/pytorch-image-models. The classes are in the order of their
         WordNet ids, which is that of ImageNet.
     ObjectNet: Barbu et al. 2019, `objectnet_to_imagenet_1k.json` of the release, as used by
-        github.com/diffusion-classifier/diffusion-classifier (`diffusion/datasets.py`: the 125 indices) and
-        github.com/alibaba/easyrobust (`objectnet.py`: which of them belong to which class).
+        github.com/diffusion-classifier/diffusion-classifier (`diffusion/datasets.py`: the 125 indices;
+        `prompts/objectnet_prompts.csv`: the 113 classes; `diffusion/dataset/objectnet.py`) and
+        github.com/alibaba/easyrobust (`objectnet.py`: which indices belong to which class).
 """
 
 __all__ = ["IMAGENET_A", "OBJECTNET"]
@@ -25,17 +26,24 @@ IMAGENET_A: tuple[int, ...] = (
 )
 """The 200 classes of ImageNet-A."""
 
-OBJECTNET: tuple[int | None, ...] = (
-    None, 414, 954, 419, 790, 440, 703, None, 446, 455, 930, 462, 463, 499, 473, 470, 487, None, 588, 550, 507, 673,
-    846, 539, 578, 630, 740, 968, 729, 549, 545, 567, 434, 589, 587, 533, None, 606, 608, 508, 618, 619, 620, 951,
-    623, 626, 629, 644, 647, 651, 659, 664, 504, 677, 679, 950, 695, 696, 700, None, 720, 721, 725, 728, 923, 731,
-    737, 811, 742, 761, 769, 770, 772, 773, 774, 783, 792, None, 797, 804, 806, 809, 813, 632, None, 828, 850, 834,
-    837, 841, 842, 610, 849, 752, None, 859, 999, 412, 868, 851, 879, 882, 883, 893, 531, 898, 543, 778, None, 902,
-    907, 658, 909,
-)
-"""The 113 classes of ObjectNet that ImageNet has, in the order of their folders (alarm_clock, backpack, ..., wok).
+OBJECTNET: dict[int, int] = {
+    409: 0, 530: 0, 414: 1, 954: 2, 419: 3, 790: 4, 440: 5, 703: 6, 444: 7, 671: 7, 446: 8, 455: 9, 930: 10, 462: 11,
+    463: 12, 499: 13, 473: 14, 470: 15, 487: 16, 423: 17, 559: 17, 765: 17, 588: 18, 550: 19, 507: 20, 673: 21,
+    846: 22, 539: 23, 578: 24, 630: 25, 740: 26, 968: 27, 729: 28, 549: 29, 545: 30, 567: 31, 434: 32, 589: 33,
+    587: 34, 533: 35, 518: 36, 560: 36, 606: 37, 608: 38, 508: 39, 618: 40, 619: 41, 620: 42, 951: 43, 623: 44,
+    626: 45, 629: 46, 644: 47, 647: 48, 651: 49, 659: 50, 664: 51, 504: 52, 677: 53, 679: 54, 950: 55, 695: 56,
+    696: 57, 700: 58, 418: 59, 563: 59, 749: 59, 720: 60, 721: 61, 725: 62, 728: 63, 923: 64, 731: 65, 737: 66,
+    811: 67, 742: 68, 761: 69, 769: 70, 770: 71, 772: 72, 773: 73, 774: 74, 783: 75, 792: 76, 601: 77, 655: 77,
+    689: 77, 797: 78, 804: 79, 806: 80, 809: 81, 813: 82, 632: 83, 732: 84, 759: 84, 828: 85, 850: 86, 834: 87,
+    837: 88, 841: 89, 842: 90, 610: 91, 849: 92, 752: 93, 457: 94, 906: 94, 859: 95, 999: 96, 412: 97, 868: 98,
+    851: 99, 879: 100, 882: 101, 883: 102, 893: 103, 531: 104, 898: 105, 543: 106, 778: 107, 479: 108, 694: 108,
+    902: 109, 907: 110, 658: 111, 909: 112,
+}
+"""Class of ImageNet -> the class of ObjectNet that it is, of the 113 that ImageNet has.
 
-None: nine classes that are several classes of ImageNet each (alarm clock, bicycle, chair, helmet, pen, skirt, still
-camera, tie, wheel).
+Those are in the order of their folders (alarm_clock, backpack, ..., wok). Nine of them are several classes of ImageNet:
+alarm clock, bicycle, chair, helmet, pen, skirt, still camera, tie and wheel, so that 125 classes of ImageNet belong to
+113 of ObjectNet. A model of text is asked about the 113. A model of ImageNet's classes is asked about the 125, and its
+best score among those of a class counts, as in the released code (`class_idx_map`, `project_logits`).
 """
 # fmt: on

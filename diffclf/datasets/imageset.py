@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from typing_extensions import override
 
 from diffclf.models.protocol import DiffusionModel
@@ -42,7 +42,8 @@ class ImageSet:
         prompts: class name -> prompt; none in a caption set.
         groups: (n,) int64, the photograph each image was made of; images of one photograph are not independent.
         captions: n lists of captions, all of the same length; None: the images share the classes' prompts.
-        indices: index of each class among the thousand of ImageNet; None: networks know the classes by name.
+        indices: index among the thousand of ImageNet -> position in `classnames` of the class that it is or belongs to;
+            None: networks know the classes by name.
         tree: label tree, prompt of an inner node -> the class names below it; empty where the classes have none.
         source: repository and commit of a data set of the hub, "owner/name@commit"; "" for others.
     """
@@ -54,7 +55,7 @@ class ImageSet:
     prompts: dict[str, str]
     groups: np.ndarray
     captions: list[list[str]] | None = None
-    indices: tuple[int, ...] | None = None
+    indices: dict[int, int] | None = None
     tree: dict[str, list[str]] = field(default_factory=dict)
     source: str = ""
 
@@ -81,13 +82,15 @@ class ImageSet:
     def prompts_for(self, model: DiffusionModel) -> list[str] | list[int]:
         """Return the classes' prompts as the model takes them: texts, or class indices of a class-conditional model.
 
+        A class may be several classes of the model: see `owners`.
+
         Raises:
             ValueError: a class that the model does not have.
         """
         return list(self.prompts.values()) if model.labels is None else self.positions(model.labels)
 
     def positions(self, labels: Sequence[str]) -> list[int]:
-        """Return the position of each class among the labels of a network.
+        """Return the positions of the classes among the labels of a network; a class may be several, see `owners`.
 
         Raises:
             ValueError: a class that the network does not have; indices of ImageNet, and another number of labels.
@@ -95,6 +98,16 @@ class ImageSet:
         if self.indices is not None and len(labels) != IMAGENET:
             raise ValueError(f"a network for {self.name} must have ImageNet's {IMAGENET} labels, got {len(labels)}")
         return label_indices(self.classnames if self.indices is None else self.indices, labels)
+
+    def owners(self, labels: Sequence[str] | None) -> NDArray[np.int64]:
+        """Return the class of each of the `positions` among a network's labels, of each prompt if it has none."""
+        return np.array(list(self.indices.values() if labels and self.indices else range(len(self.classnames))))
+
+    def best(self, scores: NDArray, labels: Sequence[str] | None) -> NDArray:
+        """Return (n, n_classes) the best of the scores (n, n_prompts) of each class's prompts or positions."""
+        found = np.full((len(scores), len(self.classnames)), -np.inf, dtype=scores.dtype)
+        np.maximum.at(found, (slice(None), self.owners(labels)), scores)
+        return found
 
 
 def n_taken(n_images: int | None, n: int) -> int:

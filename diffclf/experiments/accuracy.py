@@ -46,14 +46,20 @@ def correct_by_trial(errors: NDArray, labels: ArrayLike) -> NDArray[np.bool_]:
     return errors.argmin(axis=1) == np.asarray(labels)[:, None]
 
 
-def correct_by_budget(errors: NDArray, labels: ArrayLike, budgets: ArrayLike) -> NDArray[np.bool_]:
-    """Return (n_images, n_budgets): whether the first n trials classify an image correctly, n in 1..n_trials."""
+def correct_by_budget(
+    errors: NDArray, labels: ArrayLike, budgets: ArrayLike, owners: NDArray[np.int64] | None = None
+) -> NDArray[np.bool_]:
+    """Return (n_images, n_budgets): whether the first n trials classify an image correctly, n in 1..n_trials.
+
+    `owners` are the classes of the prompts; None: one prompt per class.
+    """
     _check(errors, labels)
     budgets, n_trials = np.asarray(budgets, dtype=np.int64), errors.shape[2]
     if budgets.min() < 1 or budgets.max() > n_trials:
         raise ValueError(f"budgets must lie in 1..{n_trials}, got {budgets.min()}..{budgets.max()}")
     sums = errors.cumsum(axis=2, dtype=np.float64)[:, :, budgets - 1]
-    return sums.argmin(axis=1) == np.asarray(labels)[:, None]
+    best = sums.argmin(axis=1)
+    return (best if owners is None else owners[best]) == np.asarray(labels)[:, None]
 
 
 def accuracies(correct: NDArray, groups: NDArray | None = None) -> list[Estimate]:

@@ -68,10 +68,13 @@ def restricted(data: ImageSet, other: ImageSet) -> ImageSet:
 
     The classes of a set are its `indices`, or its class names if it has none.
     """
-    own, wanted = (list(each.indices or each.classnames) for each in (data, other))
+    own, wanted = (each.indices or {name: i for i, name in enumerate(each.classnames)} for each in (data, other))
     if own == wanted:
         return data
-    place = np.array([wanted.index(entry) if entry in wanted else -1 for entry in own])[data.labels]
+    places = np.full(len(data.classnames), -1)
+    for entry in own.keys() & wanted.keys():
+        places[own[entry]] = wanted[entry]
+    place = places[data.labels]
     kept = np.flatnonzero(place >= 0)
     classes = {"classnames": other.classnames, "prompts": other.prompts, "indices": other.indices, "tree": other.tree}
     return replace(data.take(kept), labels=place[kept], **classes)

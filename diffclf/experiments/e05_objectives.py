@@ -128,11 +128,12 @@ def _part(data: ImageSet, name: str, n_images: int, mask: NDArray[np.bool_] | No
 
 @dataclass(frozen=True, eq=False)
 class LossErrors:
-    """The errors of some images by every loss; arrays, labels and groups are those of `accuracy`."""
+    """The errors of some images by every loss; arrays, labels, groups and owners are those of `accuracy`."""
 
     errors: Mapping[str, NDArray]  # loss -> (n_images, n_prompts, n_trials)
     labels: NDArray
     groups: NDArray
+    owners: NDArray | None = None
 
     def keep(self, trials: ArrayLike) -> "LossErrors":
         """Return the errors of some of the trials: positions, or a mask (n_trials,)."""
@@ -141,7 +142,7 @@ class LossErrors:
 
     def right(self, loss: str) -> NDArray[np.bool_]:
         """Return which images a loss classifies correctly from all trials, (n_images,)."""
-        return correct_by_budget(self.errors[loss], self.labels, [self.errors[loss].shape[2]])[:, 0]
+        return correct_by_budget(self.errors[loss], self.labels, [self.errors[loss].shape[2]], self.owners)[:, 0]
 
     def accuracy(self, loss: str) -> Estimate:
         """Return the accuracy of a loss from all trials, in points."""
@@ -157,7 +158,7 @@ class LossErrors:
         for loss, errors in self.errors.items():
             steps, n_trials = np.array([1, 2, 3, 5, *(10 * 2**k for k in range(8))]), errors.shape[2]
             budgets = np.union1d(steps[steps < n_trials], [n_trials])
-            correct = correct_by_budget(errors, self.labels, budgets)
+            correct = correct_by_budget(errors, self.labels, budgets, self.owners)
             found[loss] = budgets, [100 * estimate for estimate in accuracies(correct, self.groups)]
         return found
 
@@ -184,7 +185,8 @@ def run_tasks(
             data = load_task(task.name, split, n, filter_network)
             bank = make_bank(model, data.captions or data.prompts_for(model), trials, losses=losses)
             errors = {loss: bank.errors(data.images, loss, desc=f"{task.name}, {split}") for loss in losses}
-            found[task.name] = LossErrors(errors, data.labels, data.groups)
+            owners = data.owners(model.labels) if data.captions is None else None
+            found[task.name] = LossErrors(errors, data.labels, data.groups, owners)
             spent += bank.n_evaluations
     return test, tune, spent
 

@@ -49,12 +49,16 @@ class Outcome:
 
 
 def run_once(bank: ErrorBank, data: ImageSet, strategy: Strategy, desc: str = "images") -> Outcome:
-    """Run one strategy among the classes of a data set, whose prompts are the bank's; no table is kept in memory."""
-    names, rows, spent = data.classnames, [], []
+    """Run one strategy among the classes of a data set, whose prompts are the bank's; no table is kept in memory.
+
+    A class of several prompts scores as the best of them.
+    """
+    rows, spent = [], []
+    names = [data.classnames[place] for place in data.owners(bank.model.labels)]
     for table in search(bank, data.images, strategy.prepare(bank.model, names), classnames=names, desc=desc):
         rows.append(prompt_scores(table.errors)[: len(names)])
         spent.append(table.n_evaluations)
-    scores = np.stack(rows)
+    scores = data.best(np.stack(rows), bank.model.labels)
     chosen = scores.argmax(axis=1)
     return Outcome(chosen, chosen == data.labels, np.array(spent), scores)
 
