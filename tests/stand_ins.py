@@ -15,6 +15,7 @@ from tiny import save_class_folder, save_tiny_clip, save_tiny_dit, save_tiny_net
 from tiny_blip import save_tiny_blip
 
 from diffclf.datasets.compositional import REVISION, WINOGROUND
+from diffclf.models.mirrors import hub_name
 from diffclf.workbook.settings import notebooks_dir, resolve
 
 CLASSES = ("great_pyrenees", "pug", "red_cat", "samoyed")
@@ -103,6 +104,7 @@ def contents(folder):
 
 
 def put_model(cache, name, folder):
-    """Put a model into a cache of the hub under a hub id, which may carry a revision."""
-    repo, _, revision = name.partition("@")
-    put(cache, repo, contents(folder), kind="model", ref=revision or "main")
+    """Put a model into a cache of the hub under a hub id, which may carry a revision, or under a mirror's name."""
+    repo, _, revision = hub_name(name).partition("@")
+    at = {"commit": revision} if len(revision) == 40 else {"ref": revision or "main"}
+    put(cache, repo, contents(folder), kind="model", **at)

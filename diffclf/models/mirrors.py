@@ -7,7 +7,7 @@ commits are those that other public projects pin. They were not downloaded here,
 
 from typing import NamedTuple
 
-__all__ = ["MIRRORS", "Mirror", "mirror_of"]
+__all__ = ["MIRRORS", "Mirror", "hub_name", "mirror_of"]
 
 
 class Mirror(NamedTuple):
@@ -33,6 +33,11 @@ MIRRORS = {
     ),
 }
 """Name -> the copy. Without a commit, the newest one is taken."""
+
+
+def hub_name(name: str) -> str:
+    """Return the hub id of a copy, with its commit if it is known; any other name unchanged."""
+    return MIRRORS[name].source if name in MIRRORS else name
 
 
 def mirror_of(repository: str) -> str | None:

@@ -17,7 +17,7 @@ from diffclf.datasets.hub import HUB, lacking
 from diffclf.models import ModelError, UnsupportedModelError, load_model
 from diffclf.models.batch_size import measure_rate
 from diffclf.models.layout import INDEX, hub_folder
-from diffclf.models.mirrors import MIRRORS
+from diffclf.models.mirrors import hub_name
 from diffclf.paths import embedded_models
 from diffclf.texttable import text_table
 from diffclf.workbook.provenance import duration
@@ -53,8 +53,7 @@ def _named(error: Exception) -> str:
 
 def local_place(kind: str, name: str) -> str | None:
     """Return the name or folder from which a model or data set is read without a network; None: there is none."""
-    mirrored = MIRRORS[name].source if name in MIRRORS else name
-    repository, _, revision = mirrored.partition("@")
+    repository, _, revision = hub_name(name).partition("@")
     if name.startswith("mini-") or Path(name).is_dir() or repository in embedded_models("*.json"):
         return name
     if name in HUB:
@@ -63,7 +62,7 @@ def local_place(kind: str, name: str) -> str | None:
     try:
         if kind == "model" and isinstance(try_to_load_from_cache(repository, INDEX, **at), str):
             with suppress(UnsupportedModelError):  # it is here; loading it says what is wrong
-                return str(hub_folder(mirrored, local_only=True))  # of which not all files are downloaded
+                return str(hub_folder(hub_name(name), local_only=True))  # of which not all files are downloaded
         return snapshot_download(repository, **at, local_files_only=True)
     except (LocalEntryNotFoundError, ModelError):
         return None
