@@ -8,12 +8,17 @@ import pytest
 from hub_cache import COMMIT, own_names, put, save_hub, shown_label
 from huggingface_hub import constants
 
+from diffclf import DiffusionClassifier, Staged
 from diffclf.datasets import download, hub, load_dataset
 from diffclf.datasets.hub import HUB, lacking
 from diffclf.datasets.imagenet import IMAGENET_A, OBJECTNET
 from diffclf.images import load_images
 from diffclf.paths import data_dir
 from diffclf.prompts import read_prompts
+from diffclf.pruning.staged import Fixed
+from diffclf.search import ErrorSource, search
+
+TWICE = ["missile (657)", "missile (744)", "sunglasses (836)", "sunglasses (837)"]
 
 
 @pytest.fixture
@@ -84,14 +89,17 @@ def test_each_file_of_prompts_has_a_prompt_for_each_class():
 def test_the_two_parts_of_imagenet_are_shards_of_its_validation_images(cache, fewer):
     fewer("imagenet", 6006)
     names = own_names("imagenet")
-    names[134] = names[517] = "crane"
+    names[657] = names[744] = "missile"
+    names[836] = names[837] = "sunglasses"
+    names[517] = "construction crane"
     save_hub(cache, "imagenet", n_shards=6, listed=names)
     tune, test = parts = [load_dataset("imagenet", split) for split in ("tune", "test")]
     assert sorted(np.concatenate([part.groups for part in parts]).tolist()) == list(range(6006))
     for part in parts:
         assert len(part) == 3003 and part.indices == {index: index for index in range(1000)}
         assert (part.labels == part.groups % 1000).all() and shown_label(part.images[9]) == part.labels[9]
-        assert (part.classnames[134], part.classnames[517]) == ("crane (134)", "crane (517)")
+        assert [part.classnames[i] for i in (657, 744, 836, 837)] == TWICE and len(set(part.classnames)) == 1000
+        assert part.classnames[517] == "construction crane" and len(set(part.prompts.values())) == 1000
         assert part.prompts["name 7"] == "a photo of a name 7."
     assert {1000, 2002} < set(test.groups) and {1001, 2001} < set(tune.groups)
     few, other = load_dataset("imagenet", n_images=2000), load_dataset("imagenet", n_images=2000, seed=1)
@@ -104,6 +112,27 @@ def test_the_two_parts_of_imagenet_are_shards_of_its_validation_images(cache, fe
     assert set(other.groups) < set(test.groups) and set(other.groups) != set(few.groups)
     with pytest.raises(ValueError, match=r"n_images must lie in 1\.\.3003, got 3004"):
         load_dataset("imagenet", n_images=3004)
+
+
+def test_one_image_is_classified_among_imagenets_thousand_classes_in_stages(cache, fewer, tiny_sd):
+    """The kept classes and the winner are those of the complete table of errors; nothing else is evaluated."""
+    fewer("imagenet", 2000)
+    save_hub(cache, "imagenet", n_shards=2)
+    data, staged = load_dataset("imagenet", n_images=1), Staged(trials=(1, 2, 4), keep=(30, 5, 1), grid="nested")
+    classifier = DiffusionClassifier(tiny_sd, data.prompts, pruning=staged)
+    assert classifier.classes_.tolist() == list(data.classnames)
+    table = classifier.errors(load_images(data.images)[0])
+    whole = ErrorSource(tiny_sd, list(data.prompts.values()), staged.trial_list(), losses=("l2",))
+    (complete,) = (full.errors for full in search(whole, data.images, Fixed(whole.trials)))
+    known = ~np.isnan(table.errors)
+    np.testing.assert_allclose(table.errors[known], complete[known], rtol=1e-5)
+    assert known[:, 0].all() and table.n_evaluations == known.sum() == 1000 + 30 + 5 * 2
+    for n, before, kept in ((1, known[:, 0], known[:, 1]), (2, known[:, 1], known[:, 3])):
+        means = complete[:, :n].mean(axis=1)  # neighbours in rank differ by about 1e-6
+        assert means[kept].max() <= means[before & ~kept].min() * (1 + 1e-5)
+    assert (known[:, 3] == known[:, 2]).all() and len(np.unique(complete[:, 0])) > 900
+    best = complete.mean(axis=1)[known[:, 3]].min()
+    assert complete[data.classnames.index(table.predicted)].mean() <= best * (1 + 1e-5)
 
 
 def test_a_part_of_imagenet_needs_a_part_of_its_shards(cache, fewer, monkeypatch):

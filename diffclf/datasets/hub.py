@@ -336,7 +336,11 @@ def _plain(name: str) -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Return class names with spaces for underscores, and with the label where classes share a name: "crane (134)"."""
+    """Return class names with spaces for underscores, and with the label where classes share a name.
+
+    The names of CLIP's authors have "missile" (657 and 744) and "sunglasses" (836 and 837) twice. The paper asks about
+    both classes in the same words, so that the second one never wins; here it is "missile (744)" in name and prompt.
+    """
     plain = [name.replace("_", " ") for name in names]
     counts = Counter(plain)
     return [f"{name} ({label})" if counts[name] > 1 else name for label, name in enumerate(plain)]
