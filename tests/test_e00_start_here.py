@@ -65,7 +65,7 @@ def test_a_world_and_its_rules(world):
     assert alike["bound's weights"] > 0.97 > 0.95 > alike["equal weights"] > 0.8
 
 
-def test_many_trials_approach_bayes_and_one_late_trial_is_a_coin(world):
+def test_many_trials_approach_bayes_and_one_late_trial_is_a_guess(world):
     points, labels = world.sample(400, torch.Generator().manual_seed(0))
     errors = e00.point_errors(world, points, [900])
     assert errors.shape == (400, 2, 101)

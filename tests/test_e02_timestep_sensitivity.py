@@ -63,7 +63,7 @@ def test_errors_are_those_of_the_posterior_mean_by_quadrature():
                 assert errors[point, c, i] == pytest.approx((eps_hat - eps[point]) ** 2, abs=1e-6)
 
 
-def test_a_coin_without_noise_sure_in_between_and_the_nearest_mean_without_signal():
+def test_a_guess_without_noise_sure_in_between_and_the_nearest_mean_without_signal():
     world = line_world(schedule(1 - 1e-6, 0.8, 1e-8), CLASSES, 0.1)
     near, middle, far = accuracies(correct_by_trial(*line_errors(world, range(3), n_points=3000, one_noise=True)))
     assert near.low < 0.5 < near.high
