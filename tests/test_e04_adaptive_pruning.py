@@ -10,6 +10,9 @@ from diffclf.bank import ErrorBank
 from diffclf.datasets import ImageSet
 from diffclf.experiments import e04_adaptive_pruning as e04
 from diffclf.paths import data_dir
+from diffclf.stats import paired_difference
+from diffclf.workbook.claims import judge, read_claims
+from diffclf.workbook.settings import resolve
 
 PROMPTS = {name: f"a photo of a {name}" for name in ("sneaker", "bag", "shirt", "dress")}
 STAGED = Staged(trials=(2, 4), keep=(2, 1), grid="nested")
@@ -149,3 +152,12 @@ def test_tables_6_and_7():
         "per second": 3,
     }
     assert rows["here, half"] == own
+
+
+def test_the_mini_profile_has_enough_images_to_say_that_pruning_changes_nothing():
+    claim = read_claims("04_adaptive_pruning")["staged-not-worse"]
+    right, harmed = np.ones(resolve("04_adaptive_pruning", "mini")["n_images"]), np.ones(150)
+    harmed[0] = 0
+    assert judge(claim, 100 * paired_difference(right, right, level=claim.level)) == "holds"
+    assert judge(claim, 100 * paired_difference(right[:148], right[:148], level=claim.level)) == "undecided"
+    assert judge(claim, 100 * paired_difference(harmed, np.ones(150), level=claim.level)) == "undecided"
