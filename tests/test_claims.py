@@ -104,7 +104,7 @@ def record_of(verdict, kind="test", **facts):
 
 def test_an_undecided_claim_says_how_it_leans():
     undecided = record_of("undecided")
-    then = "If the estimate stayed as it is, about {} would decide that the claim {}."
+    then = "If the estimate stayed as it is, at most about {} would decide that the claim {}."
     neither = "The plain 95% interval, about [−0.522, 2.52], neither supports nor contradicts the claim. "
     assert lean(undecided) == neither + then.format("401 images instead of 100", "holds")
     assert lean({**undecided, "n": None}).endswith(then.format("4 times as many images", "holds"))
@@ -140,6 +140,19 @@ def test_where_no_image_differs_the_interval_shrinks_with_the_number_of_images(d
     assert said.endswith("decide that the claim holds.")
     assert [record_of_none(n)["verdict"] for n in (least - 1, least)] == ["undecided", "holds"]
     assert n_to_decide(record_of_none(40)) > least, "the root law takes too many"
+
+
+@pytest.mark.parametrize(("better", "worse"), [(0, 1), (1, 0), (1, 1), (0, 2)])
+def test_where_few_images_differ_as_many_images_as_are_named_are_enough(better, worse):
+    one = claim("not worse", 2)
+
+    def record_of(times):
+        right = np.repeat([1.0, -1.0, 0.0], np.array([better, worse, 140 - better - worse]) * times)
+        return claim_record(one, 100 * paired_difference(right, 0 * right, level=one.level), profile="mini")
+
+    assert record_of(1)["verdict"] == "undecided"
+    named = int(re.search(r"at most about ([\d,]+) images instead of 140 ", lean(record_of(1)))[1].replace(",", ""))
+    assert record_of(-(-named // 140))["verdict"] == "holds"
 
 
 def test_answers_that_differ_and_cancel_are_not_taken_for_equal_ones():

@@ -83,7 +83,7 @@ def test_front_page_counts_only_what_ran(site):
     assert " ".join(page.find("p", class_="answer").text.split()) == (
         "In the mini world, the only test of the method holds; the only analogue about particular models is undecided."
     )
-    assert "about 15 images instead of 10 would decide that the claim holds" in page.find(id="likes-cats").text
+    assert "at most about 15 images instead of 10 would decide that the claim holds" in page.find(id="likes-cats").text
     assert "Holds: more-is-better. Undecided: likes-cats." in page.select_one("figure.forest img")["alt"]
     assert "1 of 2 notebooks did not run to their end" in text
     assert "out of &lt;luck&gt;" in text

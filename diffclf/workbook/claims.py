@@ -169,8 +169,9 @@ def plain_verdict(record: Mapping[str, Any]) -> str:
 def factor_to_decide(record: Mapping[str, Any]) -> float:
     """Return how many times as many observations would decide a claim if its estimate stayed as it is.
 
-    The interval's width shrinks like 1 / sqrt(n): from more observations than the factor times n, the interval has the
-    margin outside. inf where no number decides: the estimate equals the margin, or the interval is unbounded.
+    The interval's width shrinks like 1 / sqrt(n), or faster while few observations differ from the others: from more
+    observations than the factor times n, the interval has the margin outside. inf where no number decides: the estimate
+    equals the margin, or the interval is unbounded.
     """
     value, (low, high) = record["estimate"], ends(record)
     above, below = range_of(record["direction"], record["margin"])

@@ -181,12 +181,13 @@ def _what_decides(record: Mapping[str, Any]) -> str:
         why = "the estimate equals the margin" if value in (above, below) else "the interval is unbounded"
         return f"{seen}No number of images would decide: {why}."
     things = "images" if "images" in record["covers"] else "observations"
-    needed = f"{number(factor)} times as many {things}"
+    # The root law of factor_to_decide counts too many where few answers differ.
+    needed = f"at most about {number(factor)} times as many {things}"
     if record["n"] is not None:
-        least = _n_if_none_differs(record) if none_seen else n_to_decide(record)
-        needed = f"{number(float(f'{least:.3g}'))} {things} instead of {number(record['n'])}"
+        least, about = (_n_if_none_differs(record), "") if none_seen else (n_to_decide(record), "at most ")
+        needed = f"{about}about {number(float(f'{least:.3g}'))} {things} instead of {number(record['n'])}"
     then = "holds" if above < value < below else "does not hold"
-    return f"{seen}If the estimate stayed as it is, about {needed} would decide that the claim {then}."
+    return f"{seen}If the estimate stayed as it is, {needed} would decide that the claim {then}."
 
 
 def _none_seen(record: Mapping[str, Any]) -> bool:
