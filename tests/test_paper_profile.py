@@ -172,6 +172,7 @@ def half_precision(tmp_path):
     return folder
 
 
+@pytest.mark.paper
 def test_one_notebook_in_half_precision(stand_ins, tmp_path, half_precision):
     folder = tmp_path / "reports" / "paper"
     variables = {"DIFFCLF_NOTEBOOKS": half_precision, "HF_HOME": tmp_path}
