@@ -1,6 +1,7 @@
 """The baseline of features, and the training that baselines share."""
 
 import json
+from tempfile import TemporaryFile
 
 import numpy as np
 import pytest
@@ -43,6 +44,9 @@ def test_features_are_the_middle_blocks_output_whatever_the_batch(tiny_sd):
     handle.remove()
     torch.testing.assert_close(found[1], kept[0][0], rtol=1e-4, atol=1e-5)
     assert (mid_features(tiny_sd, pixels, seed=1) != found).any()
+    with TemporaryFile() as file:
+        torch.testing.assert_close(mid_features(tiny_sd, pixels, batch_size=2, file=file), found)
+        assert file.tell() == found.numel() * 4
     assert len(tiny_sd.network.mid_block._forward_hooks) == 0
 
 

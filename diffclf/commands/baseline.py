@@ -9,12 +9,15 @@ The test images are those of --test, else of FOLDER/test, else of FOLDER. With -
     predictions.csv   a line per image: image, label, predicted, correct, probability
     samples/          of synthetic: the samples by the model's weights, size x size x 3 bytes each; a killed run goes on
     config.json, ...  the trained network, which `load_supervised(DIR)` or `load_features(DIR, model)` reads
+
+During training the features lie in a temporary file, in DIR if it is given: 262 kB an image with Stable Diffusion.
 """
 
 import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Protocol
 
 import numpy as np
@@ -163,10 +166,14 @@ def _train_on_samples(args: argparse.Namespace, model: StableDiffusionModel, dat
 
 def _train_on_features(args: argparse.Namespace, model: DiffusionModel, train: ImageSet) -> FeatureClassifier:
     paths = progress(train.images, desc="features", unit="image")
-    features = mid_features(model, (to_pixels(load_image(path, str(path)), model.image_size) for path in paths))
-    head = Head(features.shape[1], len(train.classnames)).to(model.device)
+    pixels = (to_pixels(load_image(path, str(path)), model.image_size) for path in paths)
     how = usual_fit(args.name, model.image_size, args.epochs)
-    fit(head, features, torch.from_numpy(train.labels), lambda part, _: part, how=how, seed=args.seed)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=args.out) as file:
+        features = mid_features(model, pixels, file=file)
+        head = Head(features.shape[1], len(train.classnames)).to(model.device)
+        fit(head, features, torch.from_numpy(train.labels), lambda part, _: part, how=how, seed=args.seed)
     if args.out is not None:
         save_head(head, train.classnames, model, args.out)
     return FeatureClassifier(model, head, train.classnames, args.name)
