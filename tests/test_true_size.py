@@ -5,6 +5,7 @@ import re
 import diffusers
 import pytest
 import torch
+from tiny import save_class_folder
 
 from diffclf.bench import true_size
 from diffclf.bench.true_size import TRUE_SIZES, build_true_size, measure_true_size
@@ -56,3 +57,12 @@ def test_an_unknown_name_is_refused():
         ValueError, match="true size must be one of dit-xl-2-256, sd-2-base, sdxl, sd3-medium, got 'sd'"
     ):
         build_true_size("sd")
+
+
+@pytest.mark.parametrize("command", [["bench", "--true-size", "sdxl"], ["baseline", "clip"]])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_said_before_anything_is_built(capsys, command, device, tmp_path, monkeypatch):
+    save_class_folder(tmp_path, ["bag", "boot"])
+    monkeypatch.setattr(true_size, "build_true_size", lambda *_: pytest.fail("a model was built"))
+    assert main([*command, *([str(tmp_path)] if command[0] == "baseline" else []), "--device", device]) == 2
+    assert f"device must be cpu, cuda, cuda:0, ..., got {device!r}; CUDA devices here: " in capsys.readouterr().err

@@ -26,6 +26,7 @@ from scipy.special import softmax
 from diffclf.datasets.compositional import Examples
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import list_images, load_image
+from diffclf.models.device import choose_device
 from diffclf.models.layout import HUB_ID, READ_ERRORS, check_shards, first_line, read_object
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import ModelError
@@ -128,9 +129,8 @@ def load_contrastive(
     Raises:
         ModelError: there is no such network, it is no CLIP, its files are incomplete, or an extra is missing.
     """
-    name = os.fspath(name_or_path)
+    name, device = os.fspath(name_or_path), choose_device(device)
     place = _locate(name)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with quiet():
         try:
             check_shards(Path(place), name)

@@ -18,6 +18,7 @@ from scipy.special import softmax
 
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import list_images, load_image
+from diffclf.models.device import choose_device
 from diffclf.models.layout import HUB_ID, READ_ERRORS, at_revision, check_shards, first_line
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import ModelError
@@ -90,7 +91,7 @@ def load_supervised(
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-    name = os.fspath(name_or_path)
+    name, device = os.fspath(name_or_path), choose_device(device)
     place, revision = at_revision(_locate(name))
     with quiet():
         try:
@@ -113,7 +114,7 @@ def load_supervised(
             raise ModelError(f"network {name} cannot be read: {first_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"network {name} lacks {len(missing)} of its weights: {', '.join(missing[:3])}")
-    return SupervisedClassifier(network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor, name)
+    return SupervisedClassifier(network.to(device), processor, name)
 
 
 def _locate(name: str) -> str:

@@ -21,6 +21,7 @@ from diffclf.commands.options import count, positive
 from diffclf.datasets import load_dataset
 from diffclf.engines import ENGINES
 from diffclf.models import load_model
+from diffclf.models.device import choose_device
 from diffclf.models.precision import choose_dtype
 from diffclf.models.protocol import DiffusionModel
 from diffclf.pruning import Hierarchical, Racing, Staged, Strategy
@@ -64,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     if args.workers is not None:
         return _show({"workers": measure_workers(args.model, args.workers, args.rounds, args.engine)}, args.json)
     if args.true_size:
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        how = (device, choose_dtype(args.dtype, torch.device(device)), args.batch_size or 1)
+        device = choose_device(args.device)
+        how = (device, choose_dtype(args.dtype, device), args.batch_size or 1)
         return _show({"true size": {args.true_size: measure_true_size(args.true_size, *how)}}, args.json)
     model = load_model(args.model, device=args.device)
     found = {"overhead": measure_overhead(model, args.pairs, args.batch_size)}

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from diffclf.models import layout
 from diffclf.models.compiled import CompiledDenoiser
+from diffclf.models.device import choose_device
 from diffclf.models.latent import LatentDiffusionModel
 from diffclf.models.lora import add_lora, lora_file
 from diffclf.models.memory import check_memory, save_memory
@@ -32,7 +33,6 @@ from diffclf.paths import data_dir, embedded_models, known_models
 __all__ = ["built_in_models", "load_model", "quiet"]
 
 MAX_PIXELS = 2048  # a network's side; a table of positions takes its square
-DEVICES = ("cpu", "cuda")
 NETWORKS = ("unet", "transformer")  # what the denoising network is called among the parts
 VERSIONED = ("unet", "text_encoder")  # the parts that a version has of its own; a scheduler it may have
 
@@ -74,7 +74,7 @@ def load_model(
         ModelError: there is no such model, or its files are incomplete.
         UnsupportedModelError: the model is of a kind that is not supported.
     """
-    device = _device(device)
+    device = choose_device(device)
     dtype = choose_dtype(dtype, device)
     check_memory(memory)
     lora = lora and lora_file(lora)
@@ -117,18 +117,6 @@ def built_in_models() -> dict[str, list[str]]:
         versions = [path.name for path in (folder / "versions").glob("*") if path.is_dir()]
         found[name] = sorted(versions, key=lambda version: (len(version), version))  # "2" before "10"
     return found
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    """Return the device to use."""
-    n_cuda = torch.cuda.device_count()
-    try:
-        chosen = torch.device(("cuda" if n_cuda else "cpu") if device is None else device)
-    except (RuntimeError, TypeError, ValueError, OverflowError):
-        chosen = None
-    if chosen is None or chosen.type not in DEVICES or chosen.type == "cuda" and (chosen.index or 0) >= n_cuda:
-        raise ModelError(f"device must be cpu, cuda, cuda:0, ..., got {device!r}; CUDA devices here: {n_cuda}")
-    return chosen
 
 
 def _locate(name_or_path: str | os.PathLike[str], **download: Any) -> tuple[Path, Path | None, str]:  # noqa: ANN401
