@@ -190,6 +190,16 @@ def test_a_worker_refuses_another_bank_than_the_drivers(tiny_sd, tiny_sd_folder,
 # Local processes
 
 
+def test_an_interrupt_of_the_terminal_does_not_reach_workers_even_while_they_start(make_job):
+    workers = make_workers(make_job()[1], n=1)
+    workers.start(1)
+    (process, _), before = workers._running[0], signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    status = dict(line.split(":\t") for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+    workers.close()
+    assert int(status["SigBlk"], 16) >> signal.SIGINT - 1 & 1 and signal.SIGINT not in before
+    assert process.exitcode == -signal.SIGTERM
+
+
 def test_a_killed_worker_is_replaced_and_nothing_finished_is_computed_twice(make_job, tmp_path):
     bank, job = make_job(kills=True)
     done = list(fill(make_workers(job, n=2), NAMED, 5))

@@ -7,9 +7,10 @@ worker k takes GPU k.
 import os
 import pickle
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from copy import copy
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from threading import Thread
@@ -38,7 +39,8 @@ class LocalWorkers:
                 own, other = self._context.Pipe()
                 args = (other, self.job, _device(self.job, worker), n_threads)
                 process = self._context.Process(target=_serve, args=args, daemon=True)
-                process.start()
+                with _interrupts_blocked():
+                    process.start()
                 other.close()  # so that the pipe ends with the process
                 self._running[worker] = process, own
 
@@ -74,6 +76,20 @@ class LocalWorkers:
         process.join()
 
 
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Let interrupts wait; a process that is started meanwhile gets none, not even while it imports its libraries.
+
+    An interrupt of the terminal goes to the driver and to its workers. The driver ends the workers.
+    """
+    resource_tracker.ensure_running()  # its start, at the first process otherwise, unblocks interrupts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _why(process: BaseProcess) -> str:
     """Return what the exit status of a killed process means."""
     return " (killed; perhaps the memory was not enough)" if process.exitcode == -signal.SIGKILL else ""
@@ -87,7 +103,6 @@ def _device(job: Job, worker: int) -> str | None:
 
 def _serve(pipe: Connection, job: Job, device: str | None, n_threads: int | None) -> None:
     """Be a worker: load the model, then compute blocks until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt of the terminal ends the driver, which ends its workers
     Thread(target=_end_with_driver, daemon=True).start()
     if n_threads is not None:
         torch.set_num_threads(n_threads)
