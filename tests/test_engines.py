@@ -343,7 +343,7 @@ def running(pid):
         (["--shard", "3/2"], "must be I/N with I in 1..N, such as 2/8, got '3/2'"),
         (["--shard", "0/2"], "must be I/N"),
         (["--shard", "13/13"], "shard must be one of at most 12, one image each, got 13/13"),
-        (["--workers", "0"], "must be at least 1"),
+        (["--workers", "0"], "must be a whole number of at least 1, got 0"),
         (["--ray-address", "here"], "--ray-address is for --engine ray, got --engine local"),
         (["--labels-from-folders"], "--dataset is in place of FOLDER and --labels-from-folders"),
         (["--dataset", "mini-relation"], "has a list of captions per image, expected a data set with classes"),
@@ -357,8 +357,9 @@ def test_bad_options(capsys, command, options, message):
 
 def test_a_folder_or_a_data_set_is_needed(capsys, tmp_path):
     assert "one of FOLDER and --dataset NAME is required" in fails(capsys, "evaluate", "--labels-from-folders")
-    message = fails(capsys, "evaluate", tmp_path, "--labels-from-folders", "--n-images", "3")
-    assert "--n-images is for --dataset" in message
+    for option, value in (("--n-images", "3"), ("--split", "tune")):
+        message = fails(capsys, "evaluate", tmp_path, "--labels-from-folders", option, value)
+        assert f"{option} is for --dataset" in message
 
 
 def test_a_class_conditional_model_finds_the_classes_of_a_data_set(capsys, tiny_dit_folder, tmp_path, monkeypatch):

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompts", metavar="FILE", help=prompts)
     add = parser.add_argument_group("data set", "Instead of FOLDER; the prompts are the data set's own.").add_argument
     add("--dataset", metavar="NAME", help="embedded, of the hub or a folder: mini-items, pets, imagenet, ...")
-    add("--split", default="test", help="tune or test (default %(default)s)")
+    add("--split", help="tune or test, or all of a folder (default: test)")
     add("--n-images", type=count, metavar="N", help="the first N of a fixed, class-balanced order (default: all)")
     add_classifier_arguments(parser)
     out = "results (default FOLDER-results): a killed run continues there, other settings overwrite its tables"

@@ -43,7 +43,7 @@ def read_dataset(args: argparse.Namespace) -> Data:
     """Return the data set that the options name; raise ValueError if they do not fit together."""
     if args.folder is not None or args.labels_from_folders:
         raise ValueError("--dataset is in place of FOLDER and --labels-from-folders, got both")
-    data = load_dataset(args.dataset, args.split, args.n_images)
+    data = load_dataset(args.dataset, args.split or "test", args.n_images)
     if data.captions is not None:
         raise ValueError(f"{args.dataset} has a list of captions per image, expected a data set with classes")
     if args.prompts is None and args.template is None:
@@ -62,8 +62,9 @@ def read_folder(args: argparse.Namespace) -> Data:
         raise ValueError("one of FOLDER and --dataset NAME is required (see `diffclf evaluate --help`)")
     if not args.labels_from_folders and args.prompts is None:
         raise ValueError("one of the arguments --labels-from-folders --prompts is required with FOLDER")
-    if args.n_images is not None:
-        raise ValueError("--n-images is for --dataset, got FOLDER; --dataset FOLDER takes a folder as a data set")
+    for name, value in (("--n-images", args.n_images), ("--split", args.split)):
+        if value is not None:
+            raise ValueError(f"{name} is for --dataset, got FOLDER; --dataset FOLDER takes a folder as a data set")
     folder = ClassFolder(args.folder)
     pairs = make_prompts(args, [name.replace("_", " ") for name in folder.classnames])
     if args.prompts is None:

@@ -18,17 +18,19 @@ __all__ += ["make_prompts", "make_pruning", "model_options", "positive"]
 
 def count(text: str) -> int:
     """Return a whole number of at least 1, the type of an option."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
 
 
 def positive(text: str) -> float:
     """Return a finite number above 0, the type of an option."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0 and finite, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and finite, got {text}")
     return number
 
 
@@ -62,7 +64,7 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> "argparse._Mutu
     )
     add("--config", metavar="NAME", help="for a model in a single safetensors file: a model of its kind")
     add("--lora", metavar="FILE", help="LoRA to add to the model's weights: a safetensors file, or its folder")
-    add("--lora-scale", type=float, default=1.0, metavar="S", help="what it is multiplied by (default %(default)s)")
+    add("--lora-scale", type=float, metavar="S", help="what the LoRA is multiplied by (default 1.0)")
     add("--without", nargs="+", default=(), metavar="PART", help="parts to leave out: text_encoder_3 (SD3's T5)")
     add("--loss", default="l2", choices=LOSSES, help="prediction error that decides (default %(default)s)")
     add("--seed", type=int, default=0, help="seed of the noise (default %(default)s)")
@@ -129,9 +131,12 @@ def _pruning(args: argparse.Namespace) -> Strategy:
 
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of `load_model`."""
-    names = ("device", "dtype", "compile", "memory", "lora", "lora_scale", "config", "without")
-    return {"name_or_path": args.model} | {name: getattr(args, name) for name in names}
+    """Return the arguments of `load_model`; raise ValueError for a scale without a LoRA."""
+    names = ("device", "dtype", "compile", "memory", "lora", "config", "without")
+    if args.lora is None and args.lora_scale is not None:
+        raise ValueError(f"--lora-scale is for --lora, got --lora-scale {args.lora_scale} alone")
+    scale = {} if args.lora_scale is None else {"lora_scale": args.lora_scale}
+    return {"name_or_path": args.model} | {name: getattr(args, name) for name in names} | scale
 
 
 def make_classifier(
