@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and whether a folder can take files."""
 
 import csv
 import io
@@ -8,7 +8,17 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["plain_cell", "write_csv", "write_json", "write_whole"]
+__all__ = ["check_writable", "plain_cell", "write_csv", "write_json", "write_whole"]
+
+
+def check_writable(name: str, folder: str | os.PathLike) -> None:
+    """Raise ValueError, with the folder's name in a command, unless files can be written to a folder or a new one."""
+    place = Path(folder).absolute()
+    there = next(parent for parent in (place, *place.parents) if parent.exists())
+    if not there.is_dir():
+        raise ValueError(f"{name} must be a folder, got {folder}: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{name} must be a folder that can be written to, got {folder}: {there} cannot")
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:

@@ -111,11 +111,16 @@ def test_merge_refuses_before_it_writes(capsys, make, tmp_path):
     assert "must not be merged into itself" in fails(capsys, "bank", "merge", tmp_path / "first", first.path)
 
 
-def test_bad_folders_are_named(capsys, tmp_path):
+def test_bad_folders_are_named(capsys, make, tmp_path):
     for action in ("show", "verify"):
         assert "got no bank.json in it" in fails(capsys, "bank", action, tmp_path)
-        assert "got no bank.json in it" in fails(capsys, "bank", action, tmp_path / "missing")
+        assert "got no such folder" in fails(capsys, "bank", action, tmp_path / "missing")
+        assert "got a file" in fails(capsys, "bank", action, __file__)
+        assert "arguments are required: PATH (see" in fails(capsys, "bank", action)
     assert "got no bank.json in it" in fails(capsys, "bank", "merge", tmp_path / "new", tmp_path)
+    make("results/bank")
+    message = fails(capsys, "bank", "show", tmp_path / "results")
+    assert f"no bank.json in it; did you mean {tmp_path / 'results' / 'bank'}?" in message
     assert "merge needs the folders" in fails(capsys, "bank", "merge", tmp_path)
     assert "show and verify take PATH alone" in fails(capsys, "bank", "show", tmp_path, tmp_path)
 

@@ -251,13 +251,26 @@ def test_other_settings_are_computed_and_overwrite_the_results(capsys, tiny_sd_f
     assert read_results(out) == before
 
 
-def test_evaluate_refuses_folders_it_cannot_write_its_results_to(capsys, tiny_sd_folder, folder, tmp_path):
+def test_evaluate_refuses_folders_it_cannot_write_its_results_to(capsys, folder, tmp_path, monkeypatch):
     command = ["evaluate", folder, "--labels-from-folders", "--model", "no-such-model", "--out"]
     for inside in (folder, folder / "bag" / "results"):
         assert "out must not lie inside the folder of images" in fails(capsys, *command, inside)
     (tmp_path / "notes.txt").touch()
-    for taken in (tmp_path, tmp_path / "notes.txt"):
-        assert "must be a new folder or the folder of an earlier run" in fails(capsys, *command, taken)
+    assert "must be a new folder or the folder of an earlier run" in fails(capsys, *command, tmp_path)
+    file, new = tmp_path / "notes.txt", tmp_path / "new"
+    for place in (file, file / "results", file / "a" / "b"):
+        for other in (["baseline", "clip", folder, "--out", place], [*command, new, "--bank", place]):
+            name = "out" if "clip" in other else "bank"
+            assert f"{name} must be a folder, got {place}: {file} is a file" in fails(capsys, *other)
+        assert f"out must be a folder, got {place}: {file} is a file" in fails(capsys, *command, place)
+    bank = new / "bank" / "0123"
+    bank.mkdir(parents=True)
+    (bank / "bank.json").touch()
+    message = fails(capsys, *command, tmp_path / "other", "--bank", bank)
+    assert f"bank must be a folder of banks, got one bank, {bank}; did you mean {bank.parent}?" in message
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    message = fails(capsys, *command, tmp_path / "other")
+    assert f"out must be a folder that can be written to, got {tmp_path / 'other'}: {tmp_path} cannot" in message
 
 
 def test_what_is_no_class_does_not_compete(capsys, tiny_sd_folder, folder, tmp_path):
@@ -414,10 +427,7 @@ def test_bad_images_are_named_before_a_model_is_loaded(capsys, images, tmp_path)
         ("--labels a,b --confidence 1", "confidence must lie in (0, 1), got 1.0"),
         ("--labels a,b --trials 5 50 --keep 1", "one number per stage, got (5, 50) and (1,)"),
         ("--labels a,b --budget 0", "argument --budget: must be a whole number of at least 1, got 0"),
-        (
-            "--labels a,b --trials five",
-            "--n_samples: must be a whole number of at least 1, got five",
-        ),
+        ("--labels a,b --trials five", "--n_samples: must be a whole number of at least 1, got five"),
         ("--labels a,b --temperature 0", "argument --temperature: must be a number above 0 and finite, got 0"),
         ("--labels a,b --temperature nan", "argument --temperature: must be a number above 0 and finite, got nan"),
         ("--labels a,b --temperature hot", "argument --temperature: must be a number above 0 and finite, got hot"),

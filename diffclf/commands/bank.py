@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "action", choices=actions, help="; ".join(f"{name}: {what}" for name, (_, what) in actions.items())
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of banks, or the folder of one bank")
-    parser.add_argument("others", type=Path, nargs="*", metavar="OTHER", help="folders to merge into PATH")
+    parser.add_argument("others", type=Path, nargs="*", default=[], metavar="OTHER", help="folders to merge into PATH")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.set_defaults(actions={name: act for name, (act, _) in actions.items()})
 
@@ -52,7 +52,9 @@ def _folders(path: Path) -> list[Path]:
         return [path]
     if found := sorted(file.parent for file in path.glob("*/bank.json")) if path.is_dir() else []:
         return found
-    raise ValueError(f"{path} must be a folder of banks or the folder of one bank, got no bank.json in it")
+    got = "no bank.json in it" if path.is_dir() else "a file" if path.exists() else "no such folder"
+    hint = f"; did you mean {path / 'bank'}?" if any(path.glob("bank/*/bank.json")) else ""  # results of `evaluate`
+    raise ValueError(f"{path} must be a folder of banks or the folder of one bank, got {got}{hint}")
 
 
 def _facts(bank: StoredBank) -> dict[str, Any]:

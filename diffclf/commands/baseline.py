@@ -32,7 +32,7 @@ from diffclf.baselines.synthetic import build_processor, build_resnet, sample_im
 from diffclf.commands.options import count, first_reasons, positive
 from diffclf.datasets.folder import load_folder, shown, unreadable
 from diffclf.datasets.imageset import ImageSet
-from diffclf.files import write_csv
+from diffclf.files import check_writable, write_csv
 from diffclf.images import load_image, to_pixels
 from diffclf.models import load_model
 from diffclf.models.loading import quiet
@@ -131,6 +131,8 @@ def _load_data(args: argparse.Namespace) -> tuple[Path, ImageSet, ImageSet | Non
             raise ValueError(f"classes of {source} must have at least 2 images each, got {n_images.min()} of {few}")
     if args.out is not None and args.out.resolve().is_relative_to(args.folder.resolve()):
         raise ValueError(f"out must not lie inside the folder of images {args.folder}, got {args.out}")
+    if args.out is not None:
+        check_writable("out", args.out)
     if bad := unreadable((path, str(path)) for path in [*data.images, *(train.images if train else [])]):
         raise ValueError(first_reasons(bad))
     return place, data, train

@@ -37,7 +37,7 @@ from diffclf.commands.options import (
 )
 from diffclf.engines import ENGINES, Job, fill, make_workers
 from diffclf.engines.job import block_size
-from diffclf.files import write_csv, write_json
+from diffclf.files import check_writable, write_csv, write_json
 from diffclf.models.loading import built_in_models
 from diffclf.models.precision import precision
 from diffclf.progress import progress
@@ -143,7 +143,11 @@ def _check_out(out: Path, bank: Path | None, source: str) -> None:
             raise ValueError(
                 f"{name} must not lie inside the folder of images {source}, got {place}; choose another --{name}"
             )
-    taken = out.is_file() or (out.is_dir() and any(out.iterdir()))
+        if place is not None:
+            check_writable(name, place)
+    if bank is not None and (bank / "bank.json").is_file():
+        raise ValueError(f"bank must be a folder of banks, got one bank, {bank}; did you mean {bank.parent}?")
+    taken = out.is_dir() and any(out.iterdir())
     if taken and not (out / "bank").is_dir() and not any(out.glob("summary*.json")):
         raise ValueError(f"out must be a new folder or the folder of an earlier run, got {out} without a bank")
 
