@@ -82,3 +82,15 @@ def test_too_little_memory_is_said(cache, capsys, monkeypatch):
     status, out = run(capsys, "--profile", "paper", "--only", "0")
     need = "GPU memory for sd-2-base: about 5 GB in half precision, got 4 GB"
     assert status == 1 and need in out and "a small GPU, 4 GB" in out
+
+
+def test_wrong_names_and_folders_are_said(cache, capsys, tmp_path):
+    (tmp_path / "photos" / "bag").mkdir(parents=True)
+    own = ["-p", "model", "./my-model", "-p", "dataset", str(tmp_path / "photos")]
+    status, out = run(capsys, "--profile", "paper", "--only", "0", *own)
+    assert status == 1 and "missing  ./my-model: no such model or folder (notebook 00)" in out
+    assert f"missing  {tmp_path / 'photos'}: {tmp_path / 'photos'} has no images in its sub-folders (bag)" in out
+    status, out = run(capsys, "--profile", "paper", "--only", "0", "-p", "model", "my-model", "-p", "dataset", "pet")
+    assert status == 1 and "missing  my-model: no such model or folder (notebook 00)" in out
+    assert "missing  pet: no such data set or folder (notebook 00)\n         correct the name: pets, food101, " in out
+    assert "hf download" not in out

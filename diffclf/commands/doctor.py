@@ -85,7 +85,9 @@ def _lacks(job: "Job", sizes: Mapping[str, float]) -> list[Lack]:
     """
     from diffclf.datasets.compositional import REVISION, WINOGROUND
     from diffclf.datasets.download import terms
+    from diffclf.datasets.folder import load_folder
     from diffclf.datasets.hub import HUB, lacking
+    from diffclf.models.layout import HUB_ID
     from diffclf.models.mirrors import hub_name
     from diffclf.workbook.run.cost import local_place, named_by
 
@@ -100,10 +102,17 @@ def _lacks(job: "Job", sizes: Mapping[str, float]) -> list[Lack]:
             and not find_spec("open_clip")
         ):
             found.append(Lack("package open_clip_torch", f"reads {name}", "pip install 'diffclf[clip]'"))
+        if kind == "dataset" and name not in HUB and Path(name).is_dir():
+            try:
+                load_folder(Path(name))
+            except (ValueError, OSError) as error:
+                found.append(Lack(name, str(error), "give a folder with one sub-folder of images per class"))
+            continue
         if local_place(kind, name) is not None:
             continue
-        if kind == "dataset" and "/" not in repo:
-            found.append(Lack(name, "no such data set or folder", "see `load_dataset`"))
+        if not HUB_ID.fullmatch(repo):
+            what, known = ("data set", ", ".join(HUB)) if kind == "dataset" else ("model", "owner/name on the hub")
+            found.append(Lack(name, f"no such {what} or folder", f"correct the name: {known}, or a folder"))
             continue
         gb = HUB[name].download_gb if name in HUB else sizes.get(name)
         why = lacking(name) if name in HUB else "it is not in the cache"

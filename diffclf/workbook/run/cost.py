@@ -16,7 +16,7 @@ from diffclf.datasets.compositional import REVISION, WINOGROUND
 from diffclf.datasets.hub import HUB, lacking
 from diffclf.models import ModelError, UnsupportedModelError, load_model
 from diffclf.models.batch_size import measure_rate
-from diffclf.models.layout import INDEX, hub_folder
+from diffclf.models.layout import HUB_ID, INDEX, hub_folder
 from diffclf.models.mirrors import hub_name
 from diffclf.paths import embedded_models
 from diffclf.texttable import text_table
@@ -58,6 +58,8 @@ def local_place(kind: str, name: str) -> str | None:
         return name
     if name in HUB:
         return None if lacking(name) else name
+    if not HUB_ID.fullmatch(hub_name(name)):
+        return None
     at = {"repo_type": kind, "revision": (REVISION if name == WINOGROUND else revision) or None}
     try:
         if kind == "model" and isinstance(try_to_load_from_cache(repository, INDEX, **at), str):
