@@ -355,6 +355,13 @@ def test_bad_options(capsys, command, options, message):
     assert message in fails(capsys, *command, *options)
 
 
+def test_a_missing_ray_is_said_before_a_model_is_loaded(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for words in (["evaluate", "--dataset", "mini-items"], ["bench", "--workers", 2]):
+        message = fails(capsys, *words, "--engine", "ray", "--model", "no-such-model")
+        assert "engine 'ray' needs the package ray: pip install 'diffclf[ray]'" in message
+
+
 def test_a_folder_or_a_data_set_is_needed(capsys, tmp_path):
     assert "one of FOLDER and --dataset NAME is required" in fails(capsys, "evaluate", "--labels-from-folders")
     for option, value in (("--n-images", "3"), ("--split", "tune")):

@@ -9,7 +9,7 @@ import numpy as np
 from diffclf.bank import ErrorBank
 from diffclf.bench.clock import Comparison
 from diffclf.datasets import load_dataset
-from diffclf.engines import Job, fill, make_workers
+from diffclf.engines import Job, check_engine, fill, make_workers
 from diffclf.engines.job import block_size
 from diffclf.images import list_images
 from diffclf.models import load_model
@@ -32,6 +32,7 @@ def measure_workers(name: str, n: int, n_rounds: int = 5, engine: str = "local")
     The clock starts when all workers have loaded the model `name`. The speed-up is that of a round, as in
     `diffclf.bench.clock.compare`; a machine on which something else runs gives less than the cores allow.
     """
+    check_engine(engine)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
     model = load_model(name, device="cpu")
     strategy, data = Exhaustive(8), load_dataset("mini-items", n_images=IMAGES * n)

@@ -35,7 +35,7 @@ from diffclf.commands.options import (
     make_pruning,
     model_options,
 )
-from diffclf.engines import ENGINES, Job, fill, make_workers
+from diffclf.engines import ENGINES, Job, check_engine, fill, make_workers
 from diffclf.engines.job import block_size
 from diffclf.files import check_writable, write_csv, write_json
 from diffclf.models.loading import built_in_models
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     pruning = make_pruning(args)
     if args.ray_address is not None and args.engine != "ray":
         raise ValueError(f"--ray-address is for --engine ray, got --engine {args.engine}")
+    check_engine(args.engine)
     data = read_dataset(args) if args.dataset is not None else read_folder(args)
     out = args.out or Path(f"{Path(data.name).resolve().name}-results")
     _check_out(out, args.bank, data.name)

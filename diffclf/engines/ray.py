@@ -43,10 +43,7 @@ class RayWorkers:
     """Actors of a Ray cluster; see `diffclf.engines.queue.Workers`. Arguments as for `diffclf.engines.make_workers`."""
 
     def __init__(self, job: Job, n: int | None = None, address: str | None = None) -> None:
-        try:
-            ray = import_module("ray")
-        except ModuleNotFoundError as error:
-            raise ValueError("engine 'ray' needs the package ray: pip install 'diffclf[ray]'") from error
+        ray = import_module("ray")
         self._ray, self._asked, self._own = ray, n, not ray.is_initialized()
         self._actors: dict[int, Any] = {}
         self._running: dict[Any, int] = {}  # reference of an answer -> the worker that owes it
