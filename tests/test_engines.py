@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 import pytest
@@ -19,12 +20,13 @@ from PIL import Image
 from test_cli import fails, read_results, run
 from test_search import noise_images
 from tiny import save_class_folder
+from tqdm import tqdm
 
 from diffclf import Exhaustive, Racing
 from diffclf.bank import ErrorBank
 from diffclf.commands import evaluate, items
 from diffclf.datasets import imageset, load_dataset
-from diffclf.engines import Job, WorkerLost, fill, make_workers
+from diffclf.engines import Job, WorkerLost, fill, local, make_workers
 from diffclf.engines.job import Done, block_size
 from diffclf.images import list_images
 from diffclf.search import ErrorSource, compute_errors
@@ -198,6 +200,27 @@ def test_an_interrupt_of_the_terminal_does_not_reach_workers_even_while_they_sta
     workers.close()
     assert int(status["SigBlk"], 16) >> signal.SIGINT - 1 & 1 and signal.SIGINT not in before
     assert process.exitcode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("error", [EOFError, BrokenPipeError, ConnectionResetError])
+def test_a_worker_without_a_driver_ends_silently(make_job, monkeypatch, error):
+    monkeypatch.setattr(local, "_end_with_driver", lambda: None)
+
+    class Pipe:
+        ready = 0
+
+        def send(self, answer):
+            if self.ready:
+                raise BrokenPipeError
+            self.ready = 1
+
+        def recv(self):
+            raise error
+
+    before = tqdm.get_lock()
+    local._serve(pipe := Pipe(), make_job()[1], None, None)
+    assert pipe.ready and isinstance(tqdm.get_lock(), type(RLock()))  # no semaphore that a killed worker leaves behind
+    tqdm.set_lock(before)
 
 
 def test_a_killed_worker_is_replaced_and_nothing_finished_is_computed_twice(make_job, tmp_path):

@@ -13,9 +13,10 @@ from copy import copy
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from threading import Thread
+from threading import RLock, Thread
 
 import torch
+from tqdm import tqdm
 
 from diffclf.engines.job import Done, Item, Job
 from diffclf.engines.queue import WorkerLost
@@ -71,9 +72,9 @@ class LocalWorkers:
 
     def _end(self, worker: int) -> None:
         process, pipe = self._running.pop(worker)
-        pipe.close()
         process.terminate()
         process.join()
+        pipe.close()
 
 
 @contextmanager
@@ -104,6 +105,7 @@ def _device(job: Job, worker: int) -> str | None:
 def _serve(pipe: Connection, job: Job, device: str | None, n_threads: int | None) -> None:
     """Be a worker: load the model, then compute blocks until the pipe ends."""
     Thread(target=_end_with_driver, daemon=True).start()
+    tqdm.set_lock(RLock())  # tqdm's own is a semaphore of the system; Python warns if a worker leaves one behind
     if n_threads is not None:
         torch.set_num_threads(n_threads)
     try:
@@ -111,7 +113,7 @@ def _serve(pipe: Connection, job: Job, device: str | None, n_threads: int | None
         pipe.send(None)
         while True:
             pipe.send(job.fill(bank, pipe.recv()))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):  # the driver has closed the pipe, or has gone
         return
     except Exception as error:
         pipe.send(_portable(error))
