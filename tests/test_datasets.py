@@ -170,7 +170,7 @@ def test_prompts_for_a_model_are_texts_or_class_indices():
     ("arguments", "message"),
     [
         ({"name": "mnist"}, "one of .*'mini-items'.*'mini-relation'.*'pets'.* or a folder, got 'mnist'"),
-        ({"name": "mini-items", "split": "val"}, r"split must be one of \['train', 'tune', .*\], got 'val'"),
+        ({"name": "mini-items", "split": "train"}, r"split of mini-items must be one of \['tune', .*\], got 'train'"),
         ({"name": "mini-items", "n_images": 2001}, r"n_images must lie in 1\.\.2000, got 2001"),
         ({"name": "mini-relation", "n_images": 0}, r"n_images must lie in 1\.\.2000, got 0"),
         ({"name": "pets", "split": "pool"}, r"split of 'pets' must be one of \['tune', 'test'\], got 'pool'"),

@@ -38,7 +38,7 @@ import numpy as np
 
 from diffclf.datasets import world
 from diffclf.datasets.imageset import ImageSet, n_taken
-from diffclf.datasets.photos import load_photos
+from diffclf.datasets.photos import SPLITS, load_photos
 from diffclf.datasets.shifts import place, recollect
 from diffclf.datasets.world import COLOURS, ITEMS, LAYOUTS, caption_pair, caption_single
 
@@ -71,6 +71,8 @@ def load_embedded(name: str, split: str = "test", n_images: int | None = None, s
     """
     if name not in (*CLASS_SETS, *CAPTION_SETS):
         raise ValueError(f"embedded data set must be one of {[*CLASS_SETS, *CAPTION_SETS]}, got {name!r}")
+    if split not in SPLITS:
+        raise ValueError(f"split of {name} must be one of {list(SPLITS)}, got {split!r}")
     photos, labels = load_photos("v2" if (name, split) == ("mini-v2", "test") else split)
     if name in PAIR_SETS:
         return _pairs(name, photos, labels, n_images, seed)
