@@ -62,7 +62,7 @@ def moves(monkeypatch):
         return move(self, *args, **options) if args or options else self
 
     monkeypatch.setattr(torch.nn.Module, "to", to)
-    monkeypatch.setattr(loading, "_device", lambda device: CUDA)
+    monkeypatch.setattr(loading, "choose_device", lambda device: CUDA)
     return made
 
 
