@@ -226,3 +226,35 @@ def test_the_papers_relation_is_drawn_between_both_kinds():
     assert ours.get_ydata().tolist() == [50] * 5
     said = nb08.tag_points_alt(run, PAPER_POINTS, e08.COLUMNS)
     assert "relation (a): colour 50.0 [40.0, 60.0]" in said and "relation 29.2" in said and "Random" not in said
+
+
+def test_stored_clips_are_compared_on_the_examples_they_share(tmp_path, monkeypatch):
+    right = np.zeros((2, 2, 4, 10), dtype=bool)
+    right[0, 1, 2, :3] = True  # batch size 16, short captions, position
+    right[1, 0] = True
+    (tmp_path / "scores").mkdir()
+    similarity = np.where(right[..., None, None], np.eye(2), 1 - np.eye(2)).astype(np.float32)
+    np.savez(tmp_path / "scores" / "clip.npz", similarity=similarity)
+    monkeypatch.setattr(e08, "data_dir", lambda: tmp_path)
+
+    seen, rights = e08.clip_rights(load_examples(n=8), np.arange(32) < 16)  # ours: object and colour
+    assert len(seen) == 32 and [own.sum() for own in rights.values()] == [16, 0, 3, 32, 0]
+    ours, *rows = e08.clip_rows(seen, rights)
+    assert ours["model"] == e08.OURS and ours["object"].value == 100 and ours["average"].value == 50
+    names = [f"CLIP, batch size {size}, {kind} captions" for size in (16, 256) for kind in ("full", "short")]
+    assert [row["model"] for row in rows] == names
+    assert [row["relation (b): position"].value for row in rows] == pytest.approx([0, 37.5, 100, 0])
+    interval = binomtest(3, 8).proportion_ci(0.95, "wilson")
+    assert tuple(rows[1]["relation (b): position"])[1:] == pytest.approx((100 * interval.low, 100 * interval.high))
+    gaps = [row["ours minus theirs"] for row in rows]
+    assert [gap.value for gap in gaps] == pytest.approx([50, 50 - 300 / 32, -50, 50])
+    assert gaps[1] == 100 * paired_difference(rights[e08.OURS], rights[names[1]], seen.groups)
+    by_size, by_captions = e08.clip_reading(seen, rights)
+    assert "batch size 256 minus 16: 100.0 [" in by_size and ", -9.4 [" in by_size.replace("−", "-")
+    assert "full minus short captions: -9.4 [" in by_captions.replace("−", "-") and ", 100.0 [" in by_captions
+
+    more, rights = e08.clip_rights(load_examples(n=12), np.arange(48) % 12 >= 10)
+    assert len(more) == 40 and not rights[e08.OURS].any(), "no more examples than are stored, the first of each tag"
+    others, rights = e08.clip_rights(made(["object"] * 30), np.ones(30, dtype=bool))
+    assert len(others) == 28 and list(rights) == names, "other examples than those of the miniature world"
+    assert all("ours minus theirs" not in row for row in e08.clip_rows(others, rights))

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from diffclf.baselines.contrastive import load_contrastive
 from diffclf.commands.main import main
+from diffclf.datasets.compositional import TAGS, load_examples
 from diffclf.mini import scores
 from diffclf.mini.crawl import ARMS
 from diffclf.mini.sd import OBJECTIVES, SEEDS
 from diffclf.models import load_model
+from diffclf.paths import data_dir
 
 
 def test_answers_lie_in_the_order_of_the_names(tmp_path, monkeypatch):
@@ -66,6 +69,15 @@ def test_command_writes_the_answers_and_their_card(tmp_path, monkeypatch):
         assert file["differences"].shape == (3, 5, 4, 2) and file["differences"].dtype == np.float32
     card = (tmp_path / "data" / "scores" / "README.md").read_text()
     assert "| epsilon | 0.0 | 25.0 | 50.0 | 75.0 | 100.0 |" in card and "| late | 0.0 | 25.0 |" in card
+
+
+def test_stored_clip_of_the_usual_recipe_is_mini_clip_small():
+    with np.load(data_dir() / "scores" / "clip.npz") as file:
+        stored = file["similarity"]
+    assert stored.shape == (2, 2, len(TAGS), 400, 2, 2) and (np.abs(stored) <= 1 + 1e-6).all()
+    assert len({own.tobytes() for by_captions in stored for own in by_captions}) == 4, "of four networks"
+    found = load_contrastive("mini-clip-small").similarities(load_examples(n=3)).reshape(len(TAGS), 3, 2, 2)
+    np.testing.assert_allclose(stored[1, 0, :, :3], found, atol=1e-4)  # batch size 256, full captions
 
 
 def test_arms_are_those_of_the_recipes():

@@ -23,18 +23,19 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from diffclf.bank import ErrorBank
-from diffclf.datasets.compositional import MINI, Examples
+from diffclf.datasets.compositional import MINI, TAGS, Examples, load_examples
 from diffclf.experiments.field import Field
-from diffclf.mini.scores import N_RELATION_TRIALS
+from diffclf.mini.scores import EXPERIMENTS, N_RELATION_TRIALS
 from diffclf.models.protocol import DiffusionModel
+from diffclf.paths import data_dir
 from diffclf.pruning import Fixed
 from diffclf.search import search
 from diffclf.stats import Estimate, contrast_values, holm, mcnemar, mean, paired_difference, proportion
 from diffclf.trials import TrialList, uniform
 
-__all__ = ["CHANCE", "COLUMNS", "OURS", "PAPER_TAGS", "answer_table", "denoiser_errors", "evaluations"]
-__all__ += ["image_right", "mcnemar_rows", "paper_points", "reading", "relation_minus_object"]
-__all__ += ["score_rows", "shown_examples", "tag_points", "text_right", "text_rows"]
+__all__ = ["CHANCE", "COLUMNS", "OURS", "PAPER_TAGS", "answer_table", "clip_reading", "clip_rights", "clip_rows"]
+__all__ += ["denoiser_errors", "evaluations", "image_right", "mcnemar_rows", "paper_points", "reading"]
+__all__ += ["relation_minus_object", "score_rows", "shown_examples", "tag_points", "text_right", "text_rows"]
 __all__ += ["without_unconditional"]
 
 OURS = "Diffusion Classifier"
@@ -220,3 +221,53 @@ def reading(points: Mapping[str, Mapping[str, Estimate]], paper: Mapping[str, Ma
             f"above at {', '.join(above) or 'no tag'}, below at {', '.join(below) or 'no tag'}."
         )
     return said
+
+
+def clip_rights(examples: Examples, ours: NDArray[np.bool_]) -> tuple[Examples, dict[str, NDArray[np.bool_]]]:
+    """Return examples of the miniature world, and which of them each stored CLIP tells apart, (n,) by text score.
+
+    They are the first examples of each tag: as many as in `examples`, or all that are stored. Where `examples` are of
+    the miniature world, `ours` comes before the CLIPs.
+
+    Raises:
+        FileNotFoundError: no stored CLIPs; `diffclf score clip` makes them.
+    """
+    (sizes, kinds), *_ = EXPERIMENTS["clip"]
+    with np.load(data_dir() / "scores" / "clip.npz") as file:
+        right = text_right(file["similarity"])  # batch sizes, captions, tags, n
+    n = min(right.shape[-1], len(examples) // len(TAGS))
+    found = {OURS: ours.reshape(len(TAGS), -1)[:, :n].ravel()} if examples.name == MINI else {}
+    for size, by_kind in zip(sizes, right, strict=True):
+        found |= {_clip(size, kind): own[:, :n].ravel() for kind, own in zip(kinds, by_kind, strict=True)}
+    return load_examples(n=n), found
+
+
+def _clip(size: int, kind: str) -> str:
+    return f"CLIP, batch size {size}, {kind} captions"
+
+
+def clip_rows(examples: Examples, rights: Mapping[str, NDArray[np.bool_]]) -> list[dict[str, Any]]:
+    """Return the text scores by tag of the rows of `clip_rights`, and how far ours is ahead on average, in points."""
+    rows = []
+    for name, right in rights.items():
+        row = {"model": name} | _named(tag_points(examples, right))
+        if OURS in rights and name != OURS:
+            row["ours minus theirs"] = 100 * paired_difference(rights[OURS], right, examples.groups)
+        rows.append(row)
+    return rows
+
+
+def clip_reading(examples: Examples, rights: Mapping[str, NDArray[np.bool_]]) -> list[str]:
+    """Return what batch size and captions change in `clip_rights`, in sentences."""
+    (sizes, kinds), *_ = EXPERIMENTS["clip"]
+
+    def gain(more: str, less: str) -> str:
+        return f"{100 * paired_difference(rights[more], rights[less], examples.groups):.1f}"
+
+    (few, many), (full, short) = sizes, kinds
+    by_size = [f"{gain(_clip(many, kind), _clip(few, kind))} with {kind} captions" for kind in kinds]
+    by_kind = [f"{gain(_clip(size, full), _clip(size, short))} with batch size {size}" for size in sizes]
+    return [
+        f"CLIPs, average text score, batch size {many} minus {few}: {', '.join(by_size)}.",
+        f"CLIPs, average text score, {full} minus {short} captions: {', '.join(by_kind)}.",
+    ]
