@@ -113,7 +113,7 @@ def test_errors_name_what_is_wrong(folder, tmp_path):
     with pytest.raises(ModelError, match="must have config.json, or open_clip_config.json and .*; no open_clip_config"):
         load_contrastive(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(ModelError, match="must be a CLIP, got vit"):
+    with pytest.raises(ModelError, match=r"^network \S+ must be a CLIP, got vit$"):
         load_contrastive(tmp_path)
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(ModelError, match="cannot be read: .*safetensors"):

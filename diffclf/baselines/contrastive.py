@@ -27,7 +27,8 @@ from diffclf.datasets.compositional import Examples
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import list_images, load_image
 from diffclf.models.device import choose_device
-from diffclf.models.layout import HUB_ID, READ_ERRORS, check_shards, first_line, read_object
+from diffclf.models.image_network import load_image_network
+from diffclf.models.layout import HUB_ID, READ_ERRORS, first_line, read_object
 from diffclf.models.loading import quiet
 from diffclf.models.protocol import ModelError
 from diffclf.paths import embedded_models, known_models
@@ -133,28 +134,18 @@ def load_contrastive(
     place = _locate(name)
     with quiet():
         try:
-            check_shards(Path(place), name)
             return (_load_transformers if _is_transformers(place) else _load_open_clip)(place, name, device)
+        except ModelError:
+            raise
         except READ_ERRORS as error:
             raise ModelError(f"network {name} cannot be read: {first_line(error)}") from error
 
 
-def _load_transformers(place: str, name: str, device: str | torch.device) -> ContrastiveClassifier:
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel
+def _load_transformers(place: str, name: str, device: torch.device) -> ContrastiveClassifier:
+    from transformers import AutoTokenizer, CLIPModel
 
-    kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
-    if kind != "clip":
-        raise ModelError(f"network {name} must be a CLIP, got {kind}")
-    network, info = CLIPModel.from_pretrained(
-        place, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(f"network {name} lacks {len(missing)} of its weights: {', '.join(missing[:3])}")
-    network = network.eval().to(device)
-    processor, tokenizer = (
-        AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False),
-        AutoTokenizer.from_pretrained(place, trust_remote_code=False),
-    )
+    network, processor = load_image_network(CLIPModel, place, f"network {name}", device, {"clip": "CLIP"})
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
     def encode_images(images: list[Image.Image]) -> torch.Tensor:
         pixels = processor(images, return_tensors="pt")["pixel_values"].to(device)
@@ -187,7 +178,7 @@ def _has_file(place: str, file: str) -> bool:
     return isinstance(try_to_load_from_cache(place, file), str) or file_exists(place, file)
 
 
-def _load_open_clip(place: str, name: str, device: str | torch.device) -> ContrastiveClassifier:
+def _load_open_clip(place: str, name: str, device: torch.device) -> ContrastiveClassifier:
     for file in (OPEN_CLIP, OPEN_CLIP_WEIGHTS):
         if not _has_file(place, file):
             raise ModelError(f"network {name} must have config.json, or {OPEN_CLIP} and {OPEN_CLIP_WEIGHTS}; no {file}")

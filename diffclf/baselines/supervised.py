@@ -19,8 +19,8 @@ from scipy.special import softmax
 from diffclf.datasets.imageset import ImageSet
 from diffclf.images import list_images, load_image
 from diffclf.models.device import choose_device
-from diffclf.models.layout import HUB_ID, READ_ERRORS, at_revision, check_shards, first_line
-from diffclf.models.loading import quiet
+from diffclf.models.image_network import load_image_network
+from diffclf.models.layout import HUB_ID
 from diffclf.models.protocol import ModelError
 from diffclf.paths import embedded_models, known_models
 
@@ -89,32 +89,11 @@ def load_supervised(
     Raises:
         ModelError: there is no such network, it is neither a ResNet nor a ViT, or its files are incomplete.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification
 
     name, device = os.fspath(name_or_path), choose_device(device)
-    place, revision = at_revision(_locate(name))
-    with quiet():
-        try:
-            check_shards(Path(place), name)
-            kind = AutoConfig.from_pretrained(place, trust_remote_code=False, revision=revision).model_type
-            if kind not in FAMILIES:
-                raise ModelError(f"network {name} must be one of {', '.join(FAMILIES.values())}, got {kind}")
-            network, info = AutoModelForImageClassification.from_pretrained(
-                place,
-                dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-                revision=revision,
-            )
-            processor = AutoImageProcessor.from_pretrained(
-                place, backend="pil", trust_remote_code=False, revision=revision
-            )
-        except READ_ERRORS as error:
-            raise ModelError(f"network {name} cannot be read: {first_line(error)}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(f"network {name} lacks {len(missing)} of its weights: {', '.join(missing[:3])}")
-    return SupervisedClassifier(network.to(device), processor, name)
+    found = load_image_network(AutoModelForImageClassification, _locate(name), f"network {name}", device, FAMILIES)
+    return SupervisedClassifier(*found, name)
 
 
 def _locate(name: str) -> str:

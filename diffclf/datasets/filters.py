@@ -17,25 +17,18 @@ https://github.com/shunk031/simple-aesthetics-predictor (the layout).
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import (
-    AutoImageProcessor,
-    BaseImageProcessor,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-    PreTrainedModel,
-)
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from diffclf.datasets.crawl import ATTRIBUTES
 from diffclf.images import list_images, load_image
-from diffclf.models.layout import READ_ERRORS, at_revision, check_shards, first_line
+from diffclf.models.device import choose_device
+from diffclf.models.image_network import load_image_network
 from diffclf.models.loading import quiet
-from diffclf.models.protocol import ModelError
 from diffclf.progress import progress
 
 __all__ = ["MIN_QUALITY", "MIN_RESOLUTION", "load_checker", "load_critic", "measure_attributes"]
@@ -71,7 +64,9 @@ def load_critic(name: str | os.PathLike[str], device: str | torch.device | None 
     Raises:
         ModelError: there is no such network, or it lacks weights.
     """
-    network, processor = _load(AestheticPredictor, name, "aesthetic predictor", device)
+    network, processor = load_image_network(
+        AestheticPredictor, os.fspath(name), f"aesthetic predictor {name}", choose_device(device)
+    )
 
     @torch.inference_mode()
     def scores(pictures: list[Image.Image]) -> NDArray[np.float32]:
@@ -94,7 +89,9 @@ def load_checker(name: str | os.PathLike[str], device: str | torch.device | None
     """
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
-    network, processor = _load(StableDiffusionSafetyChecker, name, "safety checker", device)
+    network, processor = load_image_network(
+        StableDiffusionSafetyChecker, os.fspath(name), f"safety checker {name}", choose_device(device)
+    )
 
     @torch.inference_mode()
     def flagged(pictures: list[Image.Image]) -> NDArray[np.bool_]:
@@ -104,27 +101,6 @@ def load_checker(name: str | os.PathLike[str], device: str | torch.device | None
         return np.array(found)
 
     return flagged
-
-
-def _load(
-    kind: type[PreTrainedModel], name: str | os.PathLike[str], what: str, device: str | torch.device | None
-) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Return a network of one of transformers' classes with its preprocessing."""
-    place, revision = at_revision(name)
-    with quiet():
-        try:
-            check_shards(Path(name), str(name))
-            network, info = kind.from_pretrained(
-                place, dtype=torch.float32, use_safetensors=True, output_loading_info=True, revision=revision
-            )
-            processor = AutoImageProcessor.from_pretrained(
-                place, backend="pil", trust_remote_code=False, revision=revision
-            )
-        except READ_ERRORS as error:
-            raise ModelError(f"{what} {name} cannot be read: {first_line(error)}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(f"{what} {name} lacks {len(missing)} of its weights: {', '.join(missing[:3])}")
-    return network.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
 
 
 def measure_attributes(

@@ -15,7 +15,6 @@ References:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,8 +27,8 @@ from diffclf.experiments.field import Field
 from diffclf.images import list_images, load_image, load_images, to_pixels
 from diffclf.models.batch_size import choose_batch_size
 from diffclf.models.conditioning import Conditioning
-from diffclf.models.layout import check_shards
-from diffclf.models.loading import quiet
+from diffclf.models.device import choose_device
+from diffclf.models.image_network import load_image_network
 from diffclf.models.protocol import DiffusionModel
 from diffclf.stats import Estimate, mean, paired_difference
 
@@ -104,16 +103,10 @@ def describe(data: ImageSet, captioner: str = "") -> list[str]:
 
 def _blip_captions(data: ImageSet, name: str) -> list[str]:
     """Return the captions that a BLIP generates without sampling; the first token only begins the sentence."""
-    from transformers import AutoImageProcessor, AutoTokenizer, BlipForConditionalGeneration
+    from transformers import AutoTokenizer, BlipForConditionalGeneration
 
-    check_shards(Path(name), name)
-    with quiet():
-        network = BlipForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True).eval()
-        processor, tokenizer = (
-            AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False),
-            AutoTokenizer.from_pretrained(name, trust_remote_code=False),
-        )
-    network = network.to("cuda" if torch.cuda.is_available() else "cpu")
+    network, processor = load_image_network(BlipForConditionalGeneration, name, f"captioner {name}", choose_device())
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     captions = []
     for item in list_images(data.images):
         pixels = processor(load_image(*item), return_tensors="pt")["pixel_values"].to(network.device)
