@@ -280,9 +280,8 @@ def hub_folder(name: str, *, local_only: bool = False, weights: bool = True, wit
             f"no model {name!r} here: no such directory, not (or not all of it) in the cache {constants.HF_HUB_CACHE}, "
             f"and {why}"
         ) from error
-    if (
-        weights and not variants
-    ):  # without the hub's list of files a download that was broken off looks like a whole one
+    if weights and not variants:
+        # Without the hub's list of files a download that was broken off looks like a whole one.
         try:
             for part in parts:
                 check_files(part, folder / part, name)
