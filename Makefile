@@ -70,9 +70,9 @@ train: setup  ## train the embedded MODEL (default mini-sd) again from its seed 
 bench: setup  ## time evaluator and race against the plain loop (minutes)
 	@$(DIFFCLF) bench
 
-reference: setup  ## run the full profile (hours, resumable) and keep its results in reports/reference
-	@$(DIFFCLF) reproduce --profile full
-	@$(DIFFCLF) reference
+reference: setup  ## run ONLY (default all) at the full profile (hours, resumable), keep the results in reports/reference
+	@$(DIFFCLF) reproduce --profile full --only "$(ONLY)"
+	@$(DIFFCLF) reference --only "$(ONLY)"
 
 verify: setup  ## run ONLY (default all) at the full profile again, with SEED (default 0), and compare with the reference
 	@$(DIFFCLF) verify --only "$(ONLY)" --seed $(SEED)

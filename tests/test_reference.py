@@ -15,7 +15,7 @@ from diffclf.workbook import results
 from diffclf.workbook.claims import read_claims
 from diffclf.workbook.display import how_judged
 from diffclf.workbook.provenance import environment
-from diffclf.workbook.results import copy_reference
+from diffclf.workbook.results import copy_reference, read_run
 from diffclf.workbook.settings import reports_dir
 
 ROOT = Path(__file__).parents[1]
@@ -71,17 +71,28 @@ def test_a_run_that_is_not_whole_is_an_error(full, status):
         copy_reference()
 
 
-def test_a_notebook_may_be_left_out_by_name_and_is_named(full, tmp_path):
+def test_results_of_some_notebooks_are_replaced_and_those_of_the_others_stay(full, tmp_path):
+    target = copy_reference()
     write_notebook(tmp_path / "notebooks", "02_two", ["x = 1"])
     with pytest.raises(ValueError, match="must be whole: not run 02_two"):
         copy_reference()
-    assert results_table(copy_reference(without=["2"])).endswith("Not in the reference run: 02_two.")
+    assert results_table(target).endswith("Not in the reference run: 02_two.")
+    write_json(full / "runs" / "02_two.json", made_at("ba9876543210"))
+    (full / "tables" / "01_one-t.csv").write_text("a\n3\n")
+    (full / "tables" / "02_two-t.csv").write_text("a\n2\n")
+    write_json(target / "claims" / "02_two.json", {"old": True})
+    copy_reference(only=["2"])
+    assert [(target / "tables" / f"{name}-t.csv").read_text() for name in ("01_one", "02_two")] == ["a\n1\n", "a\n2\n"]
+    assert (target / "figures" / "01_one-ramp.png").is_file() and not (target / "claims" / "02_two.json").exists()
+    commits = [record["environment"]["commit"] for record in read_run(target).values()]
+    assert commits == ["0123456789ab", "ba9876543210"]
     with pytest.raises(ValueError, match="got '7'"):
-        copy_reference(without=["7"])
+        copy_reference(only=["7"])
 
 
 @pytest.mark.parametrize("second", ["ba9876543210", "0123456789ab-dirty", None])
-def test_a_run_of_changed_or_different_code_is_an_error(full, second):
+def test_a_run_of_changed_or_different_code_is_an_error(full, second, tmp_path):
+    write_notebook(tmp_path / "notebooks", "02_two", ["x = 1"])
     write_json(full / "runs" / "02_two.json", made_at(second))
     with pytest.raises(ValueError, match=f"one commit without local changes, got 01_one 0123456789ab, 02_two {second}"):
         copy_reference()

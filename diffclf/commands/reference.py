@@ -35,7 +35,7 @@ _START, _END = "<!-- results -->", "<!-- /results -->"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of `diffclf reference`."""
     parser.add_argument("--profile", default="full", help="whose run to keep (default: full)")
-    parser.add_argument("--without", default="", help="notebooks that need not have run, by number, as 05,09")
+    parser.add_argument("--only", default="", help="notebooks whose results to replace, as 05,09 (default: all)")
 
 
 def results_table(folder: Path) -> str:
@@ -65,10 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     The README belongs to the checkout: it stays as it is where the reports are kept elsewhere ($DIFFCLF_REPORTS).
     """
-    folder, readme = (
-        copy_reference(args.profile, [name for name in args.without.split(",") if name]),
-        home() / "README.md",
-    )
+    folder, readme = copy_reference(args.profile, [name.strip() for name in args.only.split(",")]), home() / "README.md"
     print(f"Reference: {os.path.relpath(folder)}")
     if folder == home() / "reports" / "reference":
         write_whole(readme, with_results(readme.read_text(encoding="utf-8"), results_table(folder)))

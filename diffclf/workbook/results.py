@@ -9,8 +9,8 @@
 Every notebook has files of its own, each written in one step, so two runs of a profile cannot mix their records.
 
 README and report compare with reports/reference, which git keeps: claims, tables and figures of the full profile,
-copied by `copy_reference` from a run in which every notebook came to its end, all from one commit and with the weights
-that are shipped.
+copied by `copy_reference` from notebooks that came to their end, with the weights that are shipped. The record of each
+notebook has the commit that it was run from.
 """
 
 import json
@@ -161,10 +161,9 @@ def not_run(run: Collection[str]) -> list[str]:
     return [path.stem for path in choose() if path.stem not in run]
 
 
-def _check_run(profile: str, run: dict[str, dict[str, Any]], without: Sequence[str]) -> None:
-    """Raise ValueError unless a run is whole, from one commit without local changes, and with the weights shipped."""
-    left_out = {path.stem for path in choose(without)} if without else set()
-    missing = ", ".join(name for name in not_run(run) if name not in left_out)
+def _check_run(profile: str, run: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
+    """Raise ValueError unless these notebooks ran to their end, from one unchanged commit, with the weights shipped."""
+    missing = ", ".join(name for name in names if name not in run)
     failed = ", ".join(name for name, record in run.items() if record["status"] != "ok")
     if missing or failed:
         raise ValueError(f"the {profile} run must be whole: not run {missing or 'none'}, failed {failed or 'none'}")
@@ -179,25 +178,32 @@ def _check_run(profile: str, run: dict[str, dict[str, Any]], without: Sequence[s
             raise ValueError(f"weights of {model} in {name} must be those shipped now, {shipped}, got {got}")
 
 
-def copy_reference(profile: str = "full", without: Sequence[str] = ()) -> Path:
+def copy_reference(profile: str = "full", only: Sequence[str] = ()) -> Path:
     """Replace reports/reference by the claims, tables and figures of a profile's run; return the folder.
 
-    `without` has the numbers or names of notebooks that need not have run.
+    `only` has the numbers or names of notebooks: their results are replaced, and those of the others stay.
     Raises ValueError, and replaces nothing, if a notebook has not run or failed, notebooks were made from different
-    commits, from changed code or with other weights than those shipped, or the copy would exceed MAX_BYTES.
+    commits, from changed code or with other weights than those shipped, or the reference would exceed MAX_BYTES.
     """
     source, target = settings.reports_dir(profile), settings.reports_dir("reference")
-    run = read_run(source)
-    _check_run(profile, run, without)
-    files = {path: path.read_bytes() for pattern in ("claims/*.json", "tables/*.csv") for path in source.glob(pattern)}
-    files |= {path: _small_figure(path) for path in source.glob("figures/*.png")}
+    names = [path.stem for path in choose(only)]
+    run = {name: record for name, record in read_run(source).items() if name in names}
+    _check_run(profile, run, names)
+    files = {}
+    if any(only):
+        others = [path for path in target.rglob("*") if path.is_file() and path.stem.partition("-")[0] not in names]
+        files |= {path.relative_to(target): path.read_bytes() for path in others}
+    for name in names:
+        for pattern in (f"claims/{name}.json", f"tables/{name}-*.csv"):
+            files |= {path.relative_to(source): path.read_bytes() for path in source.glob(pattern)}
+        files |= {path.relative_to(source): _small_figure(path) for path in source.glob(f"figures/{name}-*.png")}
     total = sum(map(len, files.values()))
     if total > MAX_BYTES:
-        largest = max(files, key=lambda path: len(files[path])).relative_to(source)
+        largest = max(files, key=lambda path: len(files[path]))
         raise ValueError(f"reference must stay below {MAX_BYTES:,} bytes, got {total:,}; largest: {largest}")
     shutil.rmtree(target, ignore_errors=True)
     for path, content in files.items():
-        write_whole(target / path.relative_to(source), content)
+        write_whole(target / path, content)
     for name, record in run.items():
         write_json(target / "runs" / f"{name}.json", {key: record.get(key) for key in _KEPT})
     return target
