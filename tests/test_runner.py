@@ -14,7 +14,9 @@ from notebook_maker import make_claim, write_notebook
 
 from diffclf.commands.main import main
 from diffclf.progress import progress
+from diffclf.workbook.provenance import environment
 from diffclf.workbook.results import read_judged, read_run
+from diffclf.workbook.run import runner
 from diffclf.workbook.run.cost import cost_report, evaluations
 from diffclf.workbook.run.plan import plan
 from diffclf.workbook.run.runner import reproduce
@@ -81,7 +83,7 @@ def test_an_interrupted_notebook_does_not_count(folder):
     claims = [make_claim("more-is-better")]
     write_notebook(folder, "01_good", [*GOOD[:2], "import time\ntime.sleep(60)"], claims)
     write_notebook(folder, "02_next", ["x = 1"])
-    command = [sys.executable, "-m", "diffclf", "reproduce", "--profile", "mini", "--no-report"]
+    command = [sys.executable, "-m", "diffclf", "reproduce", "--jobs", "1", "--profile", "mini", "--no-report"]
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background would ignore the signal
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed}
     process = subprocess.Popen(command, cwd=Path(__file__).parents[1], **options)
@@ -236,6 +238,31 @@ def test_parameter_goes_only_to_notebooks_that_have_it(folder):
     assert first.parameters == {"profile": "mini"}
     assert second.parameters == {"profile": "mini", "width": 3, "model": "7"}
     assert (second.settings["width"], second.settings["model"]) == (3, "7")
+
+
+WAIT_FOR_THE_OTHER = """
+import time
+from pathlib import Path
+Path({own!r}).touch()
+until = time.monotonic() + {seconds}
+while not Path({other!r}).exists() and time.monotonic() < until:
+    time.sleep(0.05)
+assert Path({other!r}).exists(), "alone"
+"""
+
+
+@pytest.mark.parametrize(
+    ("gpus", "seconds", "expected"),
+    [([], 60, {"01_one": "ok", "02_two": "ok"}), (["a GPU"], 0.5, {"01_one": "failed", "02_two": "ok"})],
+)
+def test_two_notebooks_run_at_a_time_and_with_a_gpu_one(folder, tmp_path, monkeypatch, gpus, seconds, expected):
+    monkeypatch.setattr(runner, "environment", lambda: {**environment(), "gpus": gpus})
+    files = {"01_one": str(tmp_path / "1"), "02_two": str(tmp_path / "2")}
+    for name, own in files.items():
+        (other,) = set(files.values()) - {own}
+        write_notebook(folder, name, [WAIT_FOR_THE_OTHER.format(own=own, other=other, seconds=seconds)])
+    reproduce("mini")
+    assert statuses() == expected
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_command_runs_and_compares(again, status, words, tmp_path, monkeypatch, 
     write_run(reports_dir("reference"), [1.0])
 
     def reproduce(profile, only, parameters, n_parallel):
-        assert (profile, only, parameters, n_parallel) == ("full", [NOTEBOOK], {}, 1)
+        assert (profile, only, parameters, n_parallel) == ("full", [NOTEBOOK], {}, None)
         write_run(reports_dir("full"), [again])
         return 0
 

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_notebook_arguments(parser)
     add = parser.add_argument
     add("--dry-run", action="store_true", help="print evaluations, time and downloads; run nothing")
-    add("--jobs", type=int, default=1, help="notebooks at a time; they share the cores (default: 1)")
+    add("--jobs", type=int, help="notebooks at a time; they share the cores (default: 2, with a GPU 1)")
     add("--no-report", action="store_true", help="do not build the HTML report")
 
 

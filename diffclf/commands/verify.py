@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--only", default="", metavar="01,03", help="numbers or names of notebooks, by commas")
     add("--seed", type=int, default=0, help="seed of the noise (default: 0, that of the reference)")
     add("--folder", type=Path, metavar="DIR", help="where the new run goes (default reports/verify, or verify-SEED)")
-    add("--jobs", type=int, default=1, help="notebooks at a time; they share the cores (default: 1)")
+    add("--jobs", type=int, help="notebooks at a time; they share the cores (default: 2, with a GPU 1)")
 
 
 def run(args: argparse.Namespace) -> int:

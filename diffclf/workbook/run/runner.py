@@ -108,19 +108,23 @@ def _record(job: Job, folder: Path, status: str, error: str, seconds: float, fac
 
 
 def reproduce(
-    profile: str = "", only: Sequence[str] = (), parameters: Mapping[str, Any] | None = None, n_parallel: int = 1
+    profile: str = "",
+    only: Sequence[str] = (),
+    parameters: Mapping[str, Any] | None = None,
+    n_parallel: int | None = None,
 ) -> int:
     """Run notebooks and print a line for each, then the claims and their verdicts.
 
     The first three arguments are those of `plan`, which raises ValueError before anything runs, as does another run of
-    the profile that has not ended. `n_parallel` notebooks run at a time; they share the cores. Returns the exit status:
-    0 if every notebook ran to its end, else 1.
+    the profile that has not ended. `n_parallel` notebooks run at a time and share the cores; by default two, with
+    a GPU one. Returns the exit status: 0 if every notebook ran to its end, else 1.
     """
-    if n_parallel < 1:
+    if n_parallel is not None and n_parallel < 1:
         raise ValueError(f"--jobs must be at least 1, got {n_parallel}")
     profile = settings.chosen_profile(profile)
     jobs, folder, began = plan(profile, only, parameters), settings.reports_dir(profile), time.monotonic()
     facts, stop = environment(), Event()
+    n_parallel = min(n_parallel or (1 if facts["gpus"] else 2), len(jobs))
     print(f"{plural(len(jobs), 'notebook')}, profile {profile}", flush=True)
 
     def run(job: Job) -> bool:
