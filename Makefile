@@ -14,6 +14,8 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 DIFFCLF := $(PY) -m diffclf
 PYTEST := $(PY) -m pytest
+# Files of tests, and notebooks, side by side.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 CODE := diffclf tests notebooks
 
 # Idle OpenMP threads that spin instead of sleeping cost torch most of its speed as soon as a core is shared.
@@ -34,8 +36,8 @@ report: setup  ## build the report of the last run at PROFILE
 	@$(DIFFCLF) report --profile $(PROFILE)
 
 test: setup  ## unit tests, then every notebook at the smoke profile
-	@$(PYTEST) -q tests
-	@HF_HUB_OFFLINE=1 DIFFCLF_PROFILE=smoke $(PYTEST) -q --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300 --nbval-kernel-startup-timeout 120 notebooks
+	@$(PYTEST) -q $(PARALLEL) tests
+	@HF_HUB_OFFLINE=1 DIFFCLF_PROFILE=smoke OMP_NUM_THREADS=1 $(PYTEST) -q $(PARALLEL) --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300 --nbval-kernel-startup-timeout 120 notebooks
 
 test-paper: setup  ## every notebook at the paper profile, with tiny models and data sets in the layout of the hub
 	@$(PYTEST) -q -m paper tests/test_paper_profile.py
@@ -48,10 +50,10 @@ test-wheel: setup  ## build the source distribution and from it the wheel, then 
 	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(echo "$$folder"/venv/lib/python*/site-packages)/packages.pth"; \
 	$(PY) -m pip --python "$$python" install --quiet --no-index --no-build-isolation --no-deps "$$folder"/*.tar.gz; \
 	mkdir "$$folder/away"; cd "$$folder/away"; tar -xzf "$$folder"/*.tar.gz --strip-components 1; rm -r diffclf; \
-	"$$python" -c 'import diffclf; print("testing", diffclf.__file__)'; "$$python" -m pytest -q tests
+	"$$python" -c 'import diffclf; print("testing", diffclf.__file__)'; "$$python" -m pytest -q $(PARALLEL) tests
 
 test-all: setup  ## all tests, the slow ones and those of the paper profile too
-	@$(PYTEST) -q -m "" tests
+	@$(PYTEST) -q $(PARALLEL) -m "" tests
 
 lint: setup  ## ruff over code, tests and notebooks
 	@$(PY) -m ruff check $(CODE)
