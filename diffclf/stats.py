@@ -279,13 +279,16 @@ def bootstrap(
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"samples must share a first axis of at least 1, got lengths {sorted(lengths)}")
     index = _group_index(groups, len(arrays[0]))
-    rows = [np.flatnonzero(index == group) for group in range(index.max() + 1)]
+    rows, sizes = np.argsort(index, kind="stable"), np.bincount(index)  # rows: those of group 0, of group 1, ...
+    starts = np.cumsum(sizes) - sizes
     value = float(statistic(*arrays))
     generator, resampled = np.random.default_rng(seed), np.empty(n_resamples)
     for i in range(n_resamples):
-        picked = np.concatenate([rows[group] for group in generator.integers(len(rows), size=len(rows))])
+        drawn = generator.integers(len(sizes), size=len(sizes))
+        ends = np.cumsum(sizes[drawn])
+        picked = rows[np.arange(ends[-1]) + np.repeat(starts[drawn] - ends + sizes[drawn], sizes[drawn])]
         resampled[i] = statistic(*(array[picked] for array in arrays))
-    return percentiles(value, resampled, level, len(rows))
+    return percentiles(value, resampled, level, len(sizes))
 
 
 def percentiles(value: float, resampled: NDArray[np.float64], level: float, n: int) -> Estimate:
