@@ -1,8 +1,10 @@
 """The runner, on made-up notebooks: what goes well, what fails, what is an error, and what is written down."""
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -79,28 +81,6 @@ def test_good_failing_and_killed_notebooks_side_by_side(folder, capsys):
     assert not (reports_dir("mini") / "claims" / "02_error.json").exists()
 
 
-def test_an_interrupted_notebook_does_not_count(folder):
-    claims = [make_claim("more-is-better")]
-    write_notebook(folder, "01_good", [*GOOD[:2], "import time\ntime.sleep(60)"], claims)
-    write_notebook(folder, "02_next", ["x = 1"])
-    command = [sys.executable, "-m", "diffclf", "reproduce", "--jobs", "1", "--profile", "mini", "--no-report"]
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background would ignore the signal
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed}
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], **options)
-    claimed = reports_dir("mini") / "claims" / "01_good.json"
-    for _ in range(600):
-        if claimed.is_file():
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
-    assert "interrupted" in err and process.returncode == 130
-    assert "stopped 01_good  the run was interrupted" in out and "FAILED" not in out
-    (record,) = read_run(reports_dir("mini")).values()
-    assert (record["status"], record["error"]) == ("failed", "the run was interrupted")
-    assert claimed.is_file() and read_judged(reports_dir("mini")) == []
-
-
 def command(*arguments, **options):
     """Start the command line in a process of its own."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
@@ -113,6 +93,28 @@ def wait_for(condition):
             return
         time.sleep(0.1)
     pytest.fail("waited for a minute")
+
+
+def test_an_interrupted_notebook_does_not_count(folder):
+    claims = [make_claim("more-is-better")]
+    write_notebook(folder, "01_good", [*GOOD[:2], "import time\ntime.sleep(60)"], claims)
+    write_notebook(folder, "02_next", ["x = 1"])
+    command = [sys.executable, "-m", "diffclf", "reproduce", "--jobs", "1", "--profile", "mini", "--no-report"]
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background would ignore the signal
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed}
+    claimed = reports_dir("mini") / "claims" / "01_good.json"
+    with tempfile.TemporaryDirectory() as scratch:  # a short path, as sockets need
+        options["env"] = {**os.environ, "TMPDIR": scratch}
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], **options)
+        wait_for(claimed.is_file)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+        assert not list(Path(scratch).glob("dc*")), "folders of the runner must be removed"
+    assert "interrupted" in err and process.returncode == 130
+    assert "stopped 01_good  the run was interrupted" in out and "FAILED" not in out
+    (record,) = read_run(reports_dir("mini")).values()
+    assert (record["status"], record["error"]) == ("failed", "the run was interrupted")
+    assert claimed.is_file() and read_judged(reports_dir("mini")) == []
 
 
 def test_one_run_at_a_time_and_a_killed_one_leaves_no_lock_and_no_worker(folder, capsys):

@@ -73,7 +73,7 @@ def _execute(job: Job, folder: Path, n_parallel: int, stop: Event) -> str:
         "solutions": job.settings["solutions"],
     }
     with (
-        tempfile.TemporaryDirectory(prefix="dc") as scratch,
+        tempfile.TemporaryDirectory(prefix="dc", ignore_cleanup_errors=True) as scratch,
         (folder / "logs" / f"{job.name}.worker").open("w") as messages,
         tqdm(bar_format="{elapsed} {desc}", disable=None, leave=False) as line,
     ):

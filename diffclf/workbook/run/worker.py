@@ -4,7 +4,8 @@ papermill changes the working folder of its whole process, so each notebook has 
 papermill says of every cell that it ran and raised nothing; "completed" also stands on cells that a killed kernel never
 reached.
 
-The file STATE says which cell runs, and at the end "ok" or what went wrong; the exit status is then 0.
+The file STATE says which cell runs, and at the end "ok" or what went wrong; the exit status is then 0. Sockets of the
+kernel are made beside it.
 
 Standard input is a pipe that the runner holds open: its end means that the runner was killed. This process then ends,
 and its kernel with it, so that nothing writes into a folder whose lock is gone.
@@ -16,7 +17,6 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 __all__ = ["execute"]
@@ -38,12 +38,9 @@ def execute(job: dict[str, Any], state: Path) -> str:
     def announce(cell: object, cell_index: int) -> None:
         state.write_text(f"cell {cell_index + 1}/{max(n_cells, cell_index + 1)}", encoding="utf-8")
 
-    with (
-        TemporaryDirectory(prefix="dc", ignore_cleanup_errors=True) as sockets,
-        open(job["log"], "w", encoding="utf-8") as log,
-    ):
+    with open(job["log"], "w", encoding="utf-8") as log:
         # Sockets in a folder of their own cannot collide with those of another kernel, as ports can.
-        transport = {"transport": "ipc", "ip": os.path.join(sockets, "k")} if os.name == "posix" else {}
+        transport = {"transport": "ipc", "ip": str(state.with_name("k"))} if os.name == "posix" else {}
         try:
             done = papermill.execute_notebook(
                 job["source"],
