@@ -159,6 +159,20 @@ def test_bootstrap_of_a_mean_is_mean():
     assert tuple(bootstrap(np.median, [2.0, 4.0], groups=[7, 7])) == (3.0, -np.inf, np.inf)
 
 
+def test_bootstrap_draws_whole_groups_as_a_loop_does():
+    values, groups = np.array([3.0, 1, 4, 1, 5, 9, 2, 6]), np.array([7, 2, 7, 2, 2, 5, 5, 7])
+    rows, generator, found = [np.flatnonzero(groups == group) for group in (2, 5, 7)], np.random.default_rng(3), []
+
+    def seen(sample):
+        found.append(sample)
+        return float(np.median(sample))
+
+    bootstrap(seen, values, groups=groups, n_resamples=100, seed=3)
+    for sample in found[1:]:
+        drawn = np.concatenate([rows[group] for group in generator.integers(3, size=3)])
+        np.testing.assert_array_equal(sample, values[drawn])
+
+
 def test_bootstrap_resamples_samples_together():
     values = np.random.default_rng(8).normal(size=60)
     estimate = bootstrap(lambda a, b: float(np.max(np.abs(a - b))), values, values.copy(), n_resamples=200)
