@@ -267,6 +267,15 @@ def test_two_notebooks_run_at_a_time_and_with_a_gpu_one(folder, tmp_path, monkey
     assert statuses() == expected
 
 
+@pytest.mark.parametrize(("given", "expected"), [("6", "3"), ("6,2", "3"), ("1", "1"), ("all", "4"), (None, "4")])
+def test_notebooks_share_the_threads_that_are_given(tmp_path, monkeypatch, given, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert runner._child_environment(2, False, tmp_path)["OMP_NUM_THREADS"] == expected
+
+
 @pytest.fixture
 def budgets(monkeypatch):
     """Experiments of notebooks 01_one and 02_two: 100 evaluations an image."""

@@ -35,14 +35,18 @@ INTERRUPTED = "the run was interrupted"
 
 
 def _child_environment(n_parallel: int, offline: bool, progress: Path) -> dict[str, str]:
-    """Return the environment of a notebook's process: its share of the cores, and offline where the profile says so."""
-    threads = str(max(1, (os.cpu_count() or 1) // n_parallel))
+    """Return the environment of a notebook's process: its share of the threads, and offline where the profile says so.
+
+    The threads to share are those of OMP_NUM_THREADS, or one a core.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    threads = int(given) if given.isdigit() else os.cpu_count() or 1
     return {
         **{name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"},
         "DIFFCLF_REPORTS": str(settings.reports_dir()),
         "DIFFCLF_NOTEBOOKS": str(settings.notebooks_dir()),
         "DIFFCLF_PROGRESS": str(progress),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads) if n_parallel == 1 else threads,
+        "OMP_NUM_THREADS": str(max(1, threads // n_parallel)),
         "OMP_WAIT_POLICY": "PASSIVE",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "JUPYTER_PREFER_ENV_PATH": "1",
